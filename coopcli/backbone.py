@@ -1,0 +1,139 @@
+"""A frozen CLIP: the stock CLIPModel with its tokenizer and its image preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from .errors import CoopError, UsageError
+from .text_encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+MINI = "mini"
+MINI_FOLDER = Path(__file__).parent / "mini"
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A CLIP ready for use; nothing in it learns.
+
+    `fingerprint` names weights, tokenizer and preprocessing by content: equal for equal models, wherever they lie.
+    """
+
+    name: str
+    revision: str | None
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    image_processor: CLIPImageProcessorPil
+    fingerprint: str
+    device: torch.device
+    dtype: Dtype
+    text_encoder: TextEncoder = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text_encoder", TextEncoder(self.model))
+
+    @property
+    def logit_scale(self) -> float:
+        """exp(logit_scale), the factor on cosine similarities: 100 for OpenAI's models."""
+        return float(self.model.logit_scale.float().exp())
+
+    @property
+    def feature_width(self) -> int:
+        """p, the size of an image or text feature."""
+        return int(self.model.projection_dim)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square picture that the image tower sees."""
+        return int(self.model.config.vision_config.image_size)
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Image features of preprocessed images: float32 [B, 3, s, s] -> L2-normalised float32 [B, p] on the CPU."""
+        features = self.model.get_image_features(pixel_values=pixels.to(self.device, self.model.dtype)).pooler_output
+        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+
+
+def pick_device(device: Device) -> torch.device:
+    """`auto` takes the GPU where there is one. Raises UsageError for `cuda` without one."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this PyTorch sees no CUDA device; use --device cpu or auto")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def load_backbone(
+    name: str = DEFAULT_MODEL, revision: str | None = None, device: Device = "auto", dtype: Dtype = "float32"
+) -> Backbone:
+    """Load a CLIPModel from the hub, from a local folder, or the embedded one (`mini`).
+
+    Raises CoopError when the model cannot be had or is not a CLIPModel.
+    """
+    target = pick_device(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers
+        from transformers import AutoConfig, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    source = str(MINI_FOLDER) if name == MINI else name
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        if not isinstance(config, CLIPConfig):
+            raise CoopError(f'model "{name}" is a {config.model_type} model; coop needs a CLIPModel (model_type "clip")')
+        model = CLIPModel.from_pretrained(source, config=config, revision=revision, dtype=torch.float32)
+        tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
+        # The Pillow backend by name: another backend's resampling differs from the reference's.
+        processor = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CoopError(_why_not_loaded(name, error)) from error
+    model = model.eval().requires_grad_(False)
+    fingerprint = fingerprint_of(model, tokenizer, processor)
+    model = model.to(target, getattr(torch, dtype))
+    commit = getattr(config, "_commit_hash", None)
+    return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype)
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    if Path(name).exists():
+        reason = str(error).strip().splitlines()[0]
+        return f'model folder "{name}" holds no complete CLIPModel (config, weights, tokenizer, preprocessor): {reason}'
+    return (
+        f'model "{name}" is not on this machine and could not be fetched from the Hugging Face hub; '
+        "use --model mini (the small embedded model) or --model FOLDER (a local copy of a CLIPModel)"
+    )
+
+
+def fingerprint_of(model: CLIPModel, tokenizer: CLIPTokenizer, processor: CLIPImageProcessorPil) -> str:
+    """SHA-256 (32 hex digits of it) over float32 weights, vocabulary and preprocessing settings."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(weight.detach().float().contiguous().cpu().numpy().data)
+    digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    settings = processor.to_dict()
+    kept = {key: settings.get(key) for key in PREPROCESSING_KEYS}
+    digest.update(json.dumps(kept, sort_keys=True, default=lambda value: dict(value)).encode())
+    return digest.hexdigest()[:32]
+
+
+PREPROCESSING_KEYS = (
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std",
+)  # fmt: skip

@@ -1,0 +1,226 @@
+"""Train `mini`, the small CLIP that coop brings with it, on drawn scenes.
+
+    python tools/train_mini.py --out coopcli/mini
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from coopcli.demo import ATTRIBUTES, Scene, attribute_ids, caption, random_scene, render
+
+VOCABULARY = 1024  # at most; the captions have fewer words
+PICTURE = 64  # pixels of the drawn pictures; the model sees them resized to IMAGE
+IMAGE = 48
+BATCH = 256
+LEARNING_RATE = 1e-3
+HEADS_ONLY = 0.06  # share of the steps in which only the attribute heads teach the image tower
+POOL_SEED, CAPTION_SEED, CHECK_SEED = 1001, 1002, 1003  # no demo picture shares a seed with these
+
+
+def build_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
+    ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return CLIPConfig(
+        projection_dim=128,
+        logit_scale_init_value=math.log(14.0),
+        text_config=dict(
+            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=3,
+            num_attention_heads=4, max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=128, **ends,
+        ),
+        vision_config=dict(
+            hidden_size=192, intermediate_size=768, num_hidden_layers=5, num_attention_heads=6, image_size=IMAGE,
+            patch_size=8, hidden_act="quick_gelu", projection_dim=128,
+        ),
+    )  # fmt: skip
+
+
+def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
+    """A byte-level BPE in CLIP's form: 256 bytes, 256 word-final bytes, merges, two special tokens."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pre_tokenizers_regex(), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    tokenizer.train_from_iterator((text.lower() for text in captions), trainer)
+    merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]][: VOCABULARY - 514]
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(merge) for merge in merges)]
+    tokens = list(dict.fromkeys(tokens))
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=77)
+    tokenizer.save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def pre_tokenizers_regex():
+    from tokenizers import Regex
+
+    return Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")
+
+
+def draw_pool(arguments: tuple[int, int]) -> tuple[np.ndarray, list[Scene]]:
+    count, worker = arguments
+    rng = np.random.default_rng((POOL_SEED, worker))
+    scenes = [random_scene(rng) for _ in range(count)]
+    return np.stack([render(scene, rng, PICTURE) for scene in scenes]), scenes
+
+
+def resize(pictures: torch.Tensor) -> torch.Tensor:
+    """uint8 [B, s, s, 3] -> normalised float [B, 3, IMAGE, IMAGE]."""
+    x = pictures.permute(0, 3, 1, 2).float() / 255
+    x = F.interpolate(x, size=(IMAGE, IMAGE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
+
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def augmented(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """One crop size for the batch, a place and a flip for each picture."""
+    if rng.random() < 0.5:
+        side = int(rng.integers(36, PICTURE))
+        tops, lefts = rng.integers(0, PICTURE - side + 1, (2, len(pictures)))
+        rows = torch.from_numpy(tops)[:, None] + torch.arange(side)
+        columns = torch.from_numpy(lefts)[:, None] + torch.arange(side)
+        pictures = pictures[torch.arange(len(pictures))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    x = resize(pictures)
+    flip = torch.from_numpy(rng.random(len(x)) < 0.5)
+    return torch.where(flip[:, None, None, None], x.flip(3), x)
+
+
+def matches(ids: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    """[images, captions]: whether all that a caption states holds for the image."""
+    same = ids[:, None, :] == ids[None, :, :]
+    return (same | ~said[None]).all(-1)
+
+
+ZEROSHOT = {
+    "shape": ("a photo of a {}.", lambda v: v),
+    "colour": ("a photo of a {} object.", lambda v: v),
+    "texture": ("a {} texture.", lambda v: v),
+    "mark_colour": ("an object with {} marks.", lambda v: v),
+    "size": ("a photo of a {} object.", lambda v: v),
+    "background": ("a {} background.", lambda v: v),
+    "background_texture": ("a {} background.", lambda v: v),
+    "style": ("a {} photo of an object.", lambda v: v),
+    "background, vague words": ("a photo of a {}.", lambda v: v),
+    "mark_colour, vague words": ("a photo of a {}.", lambda v: v),
+    "colour, vague words": ("a photo of a {}.", lambda v: v),
+}
+
+
+@torch.no_grad()
+def check(model: CLIPModel, tokenizer: CLIPTokenizer, pictures: torch.Tensor, scenes: list[Scene]) -> dict[str, float]:
+    """Zero-shot accuracy for every attribute on scenes that were not trained on."""
+    model.eval()
+    image = torch.cat([model.get_image_features(resize(part)).pooler_output for part in pictures.split(256)])
+    image = F.normalize(image, dim=-1)
+    result = {}
+    for name, (template, _) in ZEROSHOT.items():
+        attribute = name.split(",")[0]
+        values = [value for value in ATTRIBUTES[attribute] if value != "none"]
+        tokens = tokenizer([template.format(value) for value in values], padding=True, return_tensors="pt")
+        text = F.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
+        answers = [getattr(scene, attribute) for scene in scenes]
+        keep = [i for i, answer in enumerate(answers) if answer != "none"]
+        predicted = (image[keep] @ text.T).argmax(-1).tolist()
+        result[name] = sum(values[p] == answers[i] for p, i in zip(predicted, keep)) / len(keep)
+    model.train()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--pool", type=int, default=120_000, help="pictures drawn")
+    parser.add_argument("--bfloat16", action="store_true", help="run the towers in bfloat16 while training")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    torch.manual_seed(0)
+
+    workers = os.cpu_count() or 1
+    with multiprocessing.Pool(workers) as processes:
+        parts = processes.map(draw_pool, [(options.pool // workers, worker) for worker in range(workers)])
+    pictures = torch.from_numpy(np.concatenate([part[0] for part in parts]))
+    scenes = [scene for part in parts for scene in part[1]]
+    ids = torch.tensor([attribute_ids(scene) for scene in scenes])
+    rng = np.random.default_rng(CAPTION_SEED)
+    check_rng = np.random.default_rng(CHECK_SEED)
+    check_scenes = [random_scene(check_rng) for _ in range(2000)]
+    check_pictures = torch.from_numpy(np.stack([render(scene, check_rng, PICTURE) for scene in check_scenes]))
+    tokenizer = train_tokenizer([caption(scene, rng)[0] for scene in scenes[:30_000]], options.out)
+    CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size={"height": IMAGE, "width": IMAGE}).save_pretrained(options.out)
+    print(f"drawn {len(scenes)} pictures in {time.time() - started:.0f} s", flush=True)
+
+    model = CLIPModel(build_config(tokenizer))
+    model.set_attn_implementation("eager")  # twice as fast here: the CPU's fused attention has a slow backward
+    sizes = [len(values) for values in ATTRIBUTES.values()]
+    heads = torch.nn.Linear(model.config.projection_dim, sum(sizes))
+    decay = [p for p in model.parameters() if p.ndim > 1] + [heads.weight]
+    plain = [p for p in model.parameters() if p.ndim <= 1] + [heads.bias]
+    optimizer = torch.optim.AdamW(
+        [dict(params=decay, weight_decay=0.05), dict(params=plain, weight_decay=0.0)], lr=LEARNING_RATE, betas=(0.9, 0.98)
+    )
+
+    def learning_rate(step: int) -> float:
+        return min(1.0, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / options.steps)) + 1e-3
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate)
+    said_index = list(ATTRIBUTES)
+    seen = 0.0
+    for step in range(options.steps):
+        chosen = rng.integers(0, len(scenes), BATCH)
+        images = augmented(pictures[chosen], rng)
+        batch_ids = ids[chosen]
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
+            image = model.get_image_features(images).pooler_output
+            logits = heads(image).float().split(sizes, dim=1)
+            loss = sum(F.cross_entropy(part, batch_ids[:, i]) for i, part in enumerate(logits)) / len(sizes)
+            contrast = torch.zeros(())
+            if step >= HEADS_ONLY * options.steps:
+                texts, said = zip(*(caption(scenes[i], rng) for i in chosen))
+                tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+                text = F.normalize(model.get_text_features(**tokens).pooler_output.float(), dim=-1)
+                mask = torch.tensor([[name in names for name in said_index] for names in said])
+                target = matches(batch_ids, mask).float()
+                scores = model.logit_scale.exp() * F.normalize(image.float(), dim=-1) @ text.T
+                contrast = (
+                    F.cross_entropy(scores, target / target.sum(1, keepdim=True))
+                    + F.cross_entropy(scores.T, target.T / target.T.sum(1, keepdim=True))
+                ) / 2
+                loss = contrast + 0.3 * loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100.0))
+        seen = loss.item() if step == 0 else 0.98 * seen + 0.02 * loss.item()
+        if step % 100 == 99:
+            print(f"step {step + 1} loss {seen:.3f} contrast {contrast.item():.3f} {time.time() - started:.0f} s", flush=True)
+        if step % 500 == 499 or step == options.steps - 1:
+            accuracy = check(model, tokenizer, check_pictures, check_scenes)
+            print(json.dumps({name: round(value, 3) for name, value in accuracy.items()}), flush=True)
+            model.half().save_pretrained(options.out)
+            model.float()
+
+
+if __name__ == "__main__":
+    main()
