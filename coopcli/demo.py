@@ -63,11 +63,13 @@ class Scene:
 def random_scene(rng: np.random.Generator, **fixed: str) -> Scene:
     """Draw a scene; keywords fix attributes.
 
-    The three colours always differ, a plain object has no mark colour, and half of the backgrounds are plain.
+    The three colours always differ, a plain object has no mark colour, half of the backgrounds are plain and half of the pictures clean.
     """
     scene = {name: str(rng.choice(values)) for name, values in ATTRIBUTES.items()}
     if rng.random() < 0.5:
         scene["background_texture"] = "plain"
+    if rng.random() < 0.5:
+        scene["style"] = "clean"
     scene |= fixed
     if "mark_colour" in fixed and scene["texture"] == "plain":
         scene["texture"] = str(rng.choice(TEXTURES[1:]))
@@ -117,16 +119,19 @@ def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _marks(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Coverage in [0, 1] of a texture's marks; one period is one unit of `u` and `v`."""
+    """Coverage in [0, 1] of a texture's marks; one period is one unit of `u` and `v`.
+
+    Marks take about a third of the surface, so that it stays clear which colour is theirs.
+    """
     if texture == "plain":
         return np.zeros_like(u)
     fu, fv = u % 1 - 0.5, v % 1 - 0.5
     edge = {
-        "striped": np.abs(fu) - 0.25,
+        "striped": np.abs(fu) - 0.18,
         "dotted": np.hypot(fu, fv) - 0.32,
-        "checkered": -fu * fv * 4,
-        "wavy": np.abs((u + 0.3 * np.sin(2 * np.pi * v * 0.8)) % 1 - 0.5) - 0.22,
-        "crossed": np.minimum(np.abs(fu), np.abs(fv)) - 0.13,
+        "checkered": 0.1 - fu * fv * 4,
+        "wavy": np.abs((u + 0.3 * np.sin(2 * np.pi * v * 0.8)) % 1 - 0.5) - 0.16,
+        "crossed": np.minimum(np.abs(fu), np.abs(fv)) - 0.09,
     }[texture]
     return np.clip(0.5 - edge * 6, 0, 1)
 
@@ -135,8 +140,8 @@ def _turned(u: np.ndarray, v: np.ndarray, angle: float) -> tuple[np.ndarray, np.
     return u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
 
 
-def render(scene: Scene, rng: np.random.Generator, size: int = 64) -> np.ndarray:
-    """Draw a scene as an RGB picture, uint8 [size, size, 3].
+def render(scene: Scene, rng: np.random.Generator, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a scene: the RGB picture, uint8 [size, size, 3], and the object's coverage of each pixel, 0..1 [size, size].
 
     Place, angle, shade, light and roughness are drawn from `rng`: two pictures of one scene differ.
     """
@@ -157,10 +162,10 @@ def render(scene: Scene, rng: np.random.Generator, size: int = 64) -> np.ndarray
     marks = _marks(scene.background_texture, *_turned(x / period + rng.random(), y / period, rng.uniform(0, np.pi)))
     picture = background + marks[..., None] * lift
 
-    radius = rng.uniform(0.36, 0.46) if scene.size == "small" else rng.uniform(0.68, 0.85)
+    radius = rng.uniform(0.42, 0.52) if scene.size == "small" else rng.uniform(0.72, 0.88)
     reach = max(0.0, 0.95 - radius)
     centre = rng.uniform(-reach, reach, 2)
-    u, v = _turned((x - centre[0]) / radius, (y - centre[1]) / radius, rng.uniform(-0.5, 0.5))
+    u, v = _turned((x - centre[0]) / radius, (y - centre[1]) / radius, rng.uniform(-0.3, 0.3))
     inside = np.clip(0.5 - _distance(scene.shape, u, v) * radius * size / 2, 0, 1)[..., None]
     surface = np.broadcast_to(shade(scene.colour), picture.shape)
     if scene.mark_colour != NONE:
@@ -172,7 +177,7 @@ def render(scene: Scene, rng: np.random.Generator, size: int = 64) -> np.ndarray
     # Light falls off softly to one side.
     tilt = rng.normal(0, 0.06, 2)
     picture = picture * (1 + x * tilt[0] + y * tilt[1])[..., None]
-    return _styled(np.clip(picture, 0, 1), scene.style, rng)
+    return _styled(np.clip(picture, 0, 1), scene.style, rng), inside[..., 0]
 
 
 def _styled(picture: np.ndarray, style: str, rng: np.random.Generator) -> np.ndarray:
@@ -314,25 +319,17 @@ def draw(task: Task, label: str, seed: tuple[int, ...], shifted: bool = False, s
     rng = np.random.default_rng(seed)
     scene = random_scene(rng, **{task.attribute: label})
     style = str(rng.choice(STYLES[1:])) if shifted else STYLES[0]
-    return render(replace(scene, style=style), rng, size)
+    return render(replace(scene, style=style), rng, size)[0]
 
 
-def write_task(folder: Path, name: str, per_class: dict[str, int], seed: int = 0) -> int:
-    """Write `folder/<split>/<class>/NNN.png` for each split; the split "shifted" is drawn in other styles.
-
-    Returns the number of pictures written.
-    """
+def write_task(folder: Path, name: str, per_class: int, seed: tuple[int, ...], shifted: bool = False) -> None:
+    """Write `per_class` pictures of each class of a task as `folder/<class>/NNN.png`."""
     task = TASKS[name]
-    written = 0
-    for split_number, (split, count) in enumerate(per_class.items()):
-        for label_number, label in enumerate(task.classes):
-            target = folder / split / label
-            target.mkdir(parents=True, exist_ok=True)
-            for i in range(count):
-                picture = draw(task, label, (seed, split_number, label_number, i), shifted=split == "shifted")
-                Image.fromarray(picture).save(target / f"{i:03d}.png")
-                written += 1
-    return written
+    for label_number, label in enumerate(task.classes):
+        target = folder / label
+        target.mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            Image.fromarray(draw(task, label, (*seed, label_number, i), shifted)).save(target / f"{i:03d}.png")
 
 
 def attribute_ids(scene: Scene) -> list[int]:

@@ -73,7 +73,7 @@ class TokenTree:
         starts = [_ancestors(parents, block * size) for block in range(blocks)]
         longest = max(len(path) for path in starts)
         path = torch.tensor([path + [0] * (longest - len(path)) for path in starts], dtype=torch.long).view(blocks, longest)
-        given = torch.tensor([[True] * len(path) + [False] * (longest - len(path)) for path in starts]).view(blocks, longest)
+        given = torch.arange(longest) < torch.tensor([len(path) for path in starts])[:, None]
         own = torch.arange(blocks * size).view(blocks, size)
         keys = torch.cat([path, own], dim=1)
         ends = torch.tensor(subtree_end)[keys]
@@ -129,13 +129,13 @@ class TextEncoder:
         """
         x = F.embedding(tree.rows.clamp(min=0), self.token_embedding)
         if context is not None:
-            learned = context.reshape(-1, self.width)[(-1 - tree.rows).clamp(min=0)]
+            learned = context.reshape(-1, self.width).index_select(0, (-1 - tree.rows).clamp(min=0))
             x = torch.where((tree.rows < 0)[:, None], learned.to(x.dtype), x)
         x = x + F.embedding(tree.depth, self.position_embedding)
         for layer, (weight, bias) in zip(self.layers, self.qkv, strict=True):
             mixed = self._attend(tree, F.linear(layer.layer_norm1(x), weight, bias))
             if layer is self.layers[-1]:  # from here on only the EOS rows are needed
-                x, mixed = x[tree.leaves], mixed[tree.leaves]
+                x, mixed = x.index_select(0, tree.leaves), mixed.index_select(0, tree.leaves)
             x = x + layer.self_attn.out_proj(mixed)
             x = x + layer.mlp(layer.layer_norm2(x))
         return F.normalize(self.projection(self.final_layer_norm(x)).float(), dim=-1)
@@ -149,26 +149,28 @@ class TextEncoder:
             return rows.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
         def with_path(rows: Tensor) -> Tensor:
-            return torch.cat([rows[tree.path], rows.view(blocks, size, -1)], dim=1)
+            path = rows.index_select(0, tree.path.flatten()).view(blocks, -1, rows.shape[-1])
+            return torch.cat([path, rows.view(blocks, size, -1)], dim=1)
 
         mixed = F.scaled_dot_product_attention(
             by_head(query.view(blocks, size, -1)), by_head(with_path(key)), by_head(with_path(value)), attn_mask=tree.visible
         )
         return mixed.transpose(1, 2).reshape(blocks * size, -1)
 
-    def encode(self, prompts: Sequence[Prompt], context: Tensor | None = None, chunk: int = 0) -> Tensor:
-        """Text features of K prompts, L2-normalised float32 [K, p].
-
-        With `chunk` > 0, prompts go through the tower that many at a time, and each chunk runs again in backward:
-        the same features and gradients in less memory.
-        """
-        device = self.token_embedding.device
-        parts = [prompts[i : i + chunk] for i in range(0, len(prompts), chunk)] if chunk else [prompts]
-        trees = [TokenTree(part, device) for part in parts]
-        return self.encode_trees(trees, context)
+    def lay_out(self, prompts: Sequence[Prompt], chunk: int = 0) -> list[TokenTree]:
+        """The prompts as token trees: one, or with `chunk` > 0 one for every `chunk` prompts."""
+        size = chunk or max(1, len(prompts))
+        return [TokenTree(prompts[i : i + size], self.token_embedding.device) for i in range(0, len(prompts), size)]
 
     def encode_trees(self, trees: Sequence[TokenTree], context: Tensor | None = None) -> Tensor:
-        """As `encode`, for prompts laid out beforehand: a training loop lays them out once."""
+        """Text features of the prompts of all trees, L2-normalised float32 [K, p].
+
+        Of several trees each runs again in backward: the same features and gradients in the memory of one.
+        """
         if len(trees) == 1:
             return self(trees[0], context)
         return torch.cat([checkpoint(self, tree, context, use_reentrant=False) for tree in trees])
+
+    def encode(self, prompts: Sequence[Prompt], context: Tensor | None = None, chunk: int = 0) -> Tensor:
+        """Text features of K prompts, L2-normalised float32 [K, p]; see `lay_out` and `encode_trees`."""
+        return self.encode_trees(self.lay_out(prompts, chunk), context)

@@ -24,9 +24,11 @@ from coopcli.demo import ATTRIBUTES, Scene, attribute_ids, caption, random_scene
 VOCABULARY = 1024  # at most; the captions have fewer words
 PICTURE = 64  # pixels of the drawn pictures; the model sees them resized to IMAGE
 IMAGE = 48
-BATCH = 256
 LEARNING_RATE = 1e-3
-HEADS_ONLY = 0.06  # share of the steps in which only the attribute heads teach the image tower
+# First the image tower alone learns to see, from heads that name the attributes; then both towers learn together.
+SEEING_BATCH, PAIRED_BATCH = 128, 256
+HEADS_WEIGHT = 0.3  # of the heads' loss beside the contrastive one
+PATCH = 8
 POOL_SEED, CAPTION_SEED, CHECK_SEED = 1001, 1002, 1003  # no demo picture shares a seed with these
 
 
@@ -41,7 +43,7 @@ def build_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
         ),
         vision_config=dict(
             hidden_size=192, intermediate_size=768, num_hidden_layers=5, num_attention_heads=6, image_size=IMAGE,
-            patch_size=8, hidden_act="quick_gelu", projection_dim=128,
+            patch_size=PATCH, hidden_act="quick_gelu", projection_dim=128,
         ),
     )  # fmt: skip
 
@@ -76,17 +78,23 @@ def draw_pool(arguments: tuple[int, int]) -> tuple[np.ndarray, list[Scene]]:
     count, worker = arguments
     rng = np.random.default_rng((POOL_SEED, worker))
     scenes = [random_scene(rng) for _ in range(count)]
-    return np.stack([render(scene, rng, PICTURE) for scene in scenes]), scenes
+    return np.stack([drawn(scene, rng) for scene in scenes]), scenes
+
+
+def drawn(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Picture and coverage as one uint8 [PICTURE, PICTURE, 4]."""
+    picture, inside = render(scene, rng, PICTURE)
+    return np.dstack([picture, (inside * 255).astype(np.uint8)])
 
 
 def resize(pictures: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, s, s, 3] -> normalised float [B, 3, IMAGE, IMAGE]."""
+    """uint8 [B, s, s, 4] -> float [B, 4, IMAGE, IMAGE]: normalised colours, and the coverage from 0 to 1."""
     x = pictures.permute(0, 3, 1, 2).float() / 255
     x = F.interpolate(x, size=(IMAGE, IMAGE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    return (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
+    return (x - x.new_tensor(MEAN).view(4, 1, 1)) / x.new_tensor(STD).view(4, 1, 1)
 
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073, 0.0), (0.26862954, 0.26130258, 0.27577711, 1.0)
 
 
 def augmented(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -109,17 +117,17 @@ def matches(ids: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
 
 
 ZEROSHOT = {
-    "shape": ("a photo of a {}.", lambda v: v),
-    "colour": ("a photo of a {} object.", lambda v: v),
-    "texture": ("a {} texture.", lambda v: v),
-    "mark_colour": ("an object with {} marks.", lambda v: v),
-    "size": ("a photo of a {} object.", lambda v: v),
-    "background": ("a {} background.", lambda v: v),
-    "background_texture": ("a {} background.", lambda v: v),
-    "style": ("a {} photo of an object.", lambda v: v),
-    "background, vague words": ("a photo of a {}.", lambda v: v),
-    "mark_colour, vague words": ("a photo of a {}.", lambda v: v),
-    "colour, vague words": ("a photo of a {}.", lambda v: v),
+    "shape": "a photo of a {}.",
+    "colour": "a photo of a {} object.",
+    "texture": "a {} texture.",
+    "mark_colour": "an object with {} marks.",
+    "size": "a photo of a {} object.",
+    "background": "a {} background.",
+    "background_texture": "a {} background.",
+    "style": "a {} photo of an object.",
+    "background, vague words": "a photo of a {}.",
+    "mark_colour, vague words": "a photo of a {}.",
+    "colour, vague words": "a photo of a {}.",
 }
 
 
@@ -127,10 +135,10 @@ ZEROSHOT = {
 def check(model: CLIPModel, tokenizer: CLIPTokenizer, pictures: torch.Tensor, scenes: list[Scene]) -> dict[str, float]:
     """Zero-shot accuracy for every attribute on scenes that were not trained on."""
     model.eval()
-    image = torch.cat([model.get_image_features(resize(part)).pooler_output for part in pictures.split(256)])
+    image = torch.cat([model.get_image_features(resize(part)[:, :3]).pooler_output for part in pictures.split(256)])
     image = F.normalize(image, dim=-1)
     result = {}
-    for name, (template, _) in ZEROSHOT.items():
+    for name, template in ZEROSHOT.items():
         attribute = name.split(",")[0]
         values = [value for value in ATTRIBUTES[attribute] if value != "none"]
         tokens = tokenizer([template.format(value) for value in values], padding=True, return_tensors="pt")
@@ -143,12 +151,44 @@ def check(model: CLIPModel, tokenizer: CLIPTokenizer, pictures: torch.Tensor, sc
     return result
 
 
+class Heads(torch.nn.Module):
+    """Name a scene's attributes from the image feature, and from every patch; say which patches the object covers.
+
+    The labels cost nothing, as the pictures are drawn, and a small tower learns far faster from them than from
+    captions alone. The heads are thrown away after training.
+    """
+
+    OF_OBJECT = ("shape", "colour", "texture", "mark_colour", "size")  # asked of the object's patches only
+
+    def __init__(self, feature_width: int, patch_width: int) -> None:
+        super().__init__()
+        self.sizes = [len(values) for values in ATTRIBUTES.values()]
+        self.whole = torch.nn.Linear(feature_width, sum(self.sizes))
+        self.patches = torch.nn.Linear(patch_width, sum(self.sizes) + 1)
+
+    def loss(self, image: torch.Tensor, patches: torch.Tensor, coverage: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        whole = self.whole(image).float().split(self.sizes, dim=-1)
+        *dense, covered = self.patches(patches).float().split([*self.sizes, 1], dim=-1)
+        loss = 2 * F.binary_cross_entropy_with_logits(covered[..., 0], coverage)
+        for i, name in enumerate(ATTRIBUTES):
+            loss = loss + F.cross_entropy(whole[i], ids[:, i])
+            asked = coverage > 0.5 if name in self.OF_OBJECT else torch.ones_like(coverage, dtype=torch.bool)
+            loss = loss + F.cross_entropy(dense[i][asked], ids[:, None, i].expand_as(coverage)[asked])
+        return loss
+
+
+def contrastive_loss(scores: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
+    """CLIP's loss, both ways, for [images, captions] of which several may match: the probability is shared among them."""
+    by_image, by_caption = match / match.sum(1, keepdim=True), (match / match.sum(0, keepdim=True)).T
+    return (F.cross_entropy(scores, by_image) + F.cross_entropy(scores.T, by_caption)) / 2
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--pool", type=int, default=120_000, help="pictures drawn")
-    parser.add_argument("--bfloat16", action="store_true", help="run the towers in bfloat16 while training")
+    parser.add_argument("--seeing-steps", type=int, default=3000)
+    parser.add_argument("--paired-steps", type=int, default=2500)
+    parser.add_argument("--pool", type=int, default=100_000, help="pictures drawn")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.time()
@@ -163,59 +203,54 @@ def main() -> None:
     rng = np.random.default_rng(CAPTION_SEED)
     check_rng = np.random.default_rng(CHECK_SEED)
     check_scenes = [random_scene(check_rng) for _ in range(2000)]
-    check_pictures = torch.from_numpy(np.stack([render(scene, check_rng, PICTURE) for scene in check_scenes]))
+    check_pictures = torch.from_numpy(np.stack([drawn(scene, check_rng) for scene in check_scenes]))
     tokenizer = train_tokenizer([caption(scene, rng)[0] for scene in scenes[:30_000]], options.out)
     CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size={"height": IMAGE, "width": IMAGE}).save_pretrained(options.out)
     print(f"drawn {len(scenes)} pictures in {time.time() - started:.0f} s", flush=True)
 
     model = CLIPModel(build_config(tokenizer))
     model.set_attn_implementation("eager")  # twice as fast here: the CPU's fused attention has a slow backward
-    sizes = [len(values) for values in ATTRIBUTES.values()]
-    heads = torch.nn.Linear(model.config.projection_dim, sum(sizes))
-    decay = [p for p in model.parameters() if p.ndim > 1] + [heads.weight]
-    plain = [p for p in model.parameters() if p.ndim <= 1] + [heads.bias]
+    heads = Heads(model.config.projection_dim, model.config.vision_config.hidden_size)
+    learned = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(
-        [dict(params=decay, weight_decay=0.05), dict(params=plain, weight_decay=0.0)], lr=LEARNING_RATE, betas=(0.9, 0.98)
+        [
+            dict(params=[p for p in learned if p.ndim > 1], weight_decay=0.05),
+            dict(params=[p for p in learned if p.ndim <= 1], weight_decay=0.0),
+        ],
+        betas=(0.9, 0.98),
     )
-
-    def learning_rate(step: int) -> float:
-        return min(1.0, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / options.steps)) + 1e-3
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate)
-    said_index = list(ATTRIBUTES)
-    seen = 0.0
-    for step in range(options.steps):
-        chosen = rng.integers(0, len(scenes), BATCH)
+    steps = options.seeing_steps + options.paired_steps
+    for step in range(steps):
+        rate = LEARNING_RATE * min(1.0, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / steps)) + 1e-6
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        paired = step >= options.seeing_steps
+        chosen = rng.integers(0, len(scenes), PAIRED_BATCH if paired else SEEING_BATCH)
         images = augmented(pictures[chosen], rng)
-        batch_ids = ids[chosen]
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
-            image = model.get_image_features(images).pooler_output
-            logits = heads(image).float().split(sizes, dim=1)
-            loss = sum(F.cross_entropy(part, batch_ids[:, i]) for i, part in enumerate(logits)) / len(sizes)
-            contrast = torch.zeros(())
-            if step >= HEADS_ONLY * options.steps:
-                texts, said = zip(*(caption(scenes[i], rng) for i in chosen))
+        coverage = F.avg_pool2d(images[:, 3:], PATCH).flatten(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            vision = model.vision_model(pixel_values=images[:, :3])
+            image = model.visual_projection(vision.pooler_output)
+            loss = heads.loss(image, vision.last_hidden_state[:, 1:], coverage, ids[chosen])
+            told = f"heads {loss.item():.3f}"
+            if paired:
+                texts, said = zip(*(caption(scenes[i], rng) for i in chosen), strict=True)
                 tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-                text = F.normalize(model.get_text_features(**tokens).pooler_output.float(), dim=-1)
-                mask = torch.tensor([[name in names for name in said_index] for names in said])
-                target = matches(batch_ids, mask).float()
-                scores = model.logit_scale.exp() * F.normalize(image.float(), dim=-1) @ text.T
-                contrast = (
-                    F.cross_entropy(scores, target / target.sum(1, keepdim=True))
-                    + F.cross_entropy(scores.T, target.T / target.T.sum(1, keepdim=True))
-                ) / 2
-                loss = contrast + 0.3 * loss
+                text = model.get_text_features(**tokens).pooler_output
+                stated = torch.tensor([[name in names for name in ATTRIBUTES] for names in said])
+                cosine = F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+                contrast = contrastive_loss(model.logit_scale.exp() * cosine, matches(ids[chosen], stated).float())
+                told += f" contrastive {contrast.item():.3f} scale {model.logit_scale.exp().item():.1f}"
+                loss = contrast + HEADS_WEIGHT * loss
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
-        schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100.0))
-        seen = loss.item() if step == 0 else 0.98 * seen + 0.02 * loss.item()
         if step % 100 == 99:
-            print(f"step {step + 1} loss {seen:.3f} contrast {contrast.item():.3f} {time.time() - started:.0f} s", flush=True)
-        if step % 500 == 499 or step == options.steps - 1:
+            print(f"step {step + 1} {told} {time.time() - started:.0f} s", flush=True)
+        if paired and (step + 1 - options.seeing_steps) % 250 == 0 or step == steps - 1:
             accuracy = check(model, tokenizer, check_pictures, check_scenes)
             print(json.dumps({name: round(value, 3) for name, value in accuracy.items()}), flush=True)
             model.half().save_pretrained(options.out)

@@ -1,0 +1,42 @@
+"""The `coop` application: its subcommands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from . import cache, demo, ensemble, evaluate, fit, interpret, zeroshot
+from .console import show_warnings
+
+app = typer.Typer(
+    name="coop",
+    help="Learn prompts for CLIP from a few labelled images (CoOp, Zhou et al., IJCV 2022).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"coop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _coop(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    show_warnings()
+
+
+app.command("fit")(fit.fit)
+app.command("eval")(evaluate.evaluate)
+app.command("zeroshot")(zeroshot.zeroshot)
+app.command("ensemble")(ensemble.ensemble)
+app.command("interpret")(interpret.interpret)
+app.command("demo")(demo.demo)
+app.command("cache")(cache.cache)

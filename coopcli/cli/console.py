@@ -1,0 +1,120 @@
+"""What the user sees: data on stdout, talk and progress on stderr."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..evaluation import Evaluation
+    from ..training import EpochLog
+
+out = Console(highlight=False)
+talk = Console(stderr=True, highlight=False)
+CONFUSION_CLASSES = 12  # beyond these, a confusion table is no longer read
+
+
+def say(text: str) -> None:
+    """One line of talk on stderr."""
+    talk.print(escape(text), soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """The one JSON object of a command, on stdout."""
+    print(json.dumps(content, ensure_ascii=False, indent=2))
+
+
+def show_warnings() -> None:
+    """Let the core's warnings come out as single lines on stderr."""
+    handler = RichHandler(console=talk, show_time=False, show_path=False, rich_tracebacks=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Live progress on stderr; silent where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as live:
+        yield live
+
+
+class Bars:
+    """Progress bars by name, made when their first step is reported."""
+
+    def __init__(self, live: Progress) -> None:
+        self.live = live
+        self.tasks: dict[str, TaskID] = {}
+
+    def images(self, step: str) -> Callable[[int, int], None]:
+        """A callback for (images done, images in all)."""
+        return lambda done, total: self.update(step, done, total)
+
+    def update(self, step: str, done: int, total: int, note: str = "") -> None:
+        """Show how far a step is."""
+        if step not in self.tasks:
+            self.tasks[step] = self.live.add_task(step, total=total, note=note)
+        self.live.update(self.tasks[step], completed=done, total=total, note=note)
+
+    def epoch(self, log: EpochLog) -> None:
+        """Show a finished epoch."""
+        note = f"loss {log.loss:.3f}  accuracy {log.accuracy:.1%}"
+        self.update("epochs", log.epoch + 1, log.epochs, note)
+
+
+def percent(share: float | None) -> str:
+    """A share as people read it; a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def show_evaluation(title: str, evaluation: Evaluation) -> None:
+    """Top-1, macro average, per class and confusion, as tables on stdout."""
+    metrics, names = evaluation.metrics, evaluation.class_names
+    out.print(f"[bold]{escape(title)}[/bold]")
+    out.print(f"top-1 {percent(metrics.top1)} %   macro average {percent(metrics.macro)} %   images {metrics.n}")
+    counts = [sum(row) for row in metrics.confusion]
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in (("class", "left"), ("images", "right"), ("accuracy %", "right"), ("most often taken for", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for k, name in enumerate(names):
+        wrong = [(count, names[j]) for j, count in enumerate(metrics.confusion[k]) if j != k and count]
+        worst = max(wrong, default=None)
+        taken_for = f"{worst[1]} ({worst[0]})" if worst else ""
+        table.add_row(escape(name), str(counts[k]), percent(metrics.per_class[k]), escape(taken_for))
+    out.print(table)
+    if len(names) <= CONFUSION_CLASSES:
+        out.print("\nconfusion: true class in rows, predicted class in columns")
+        table = Table(box=None, pad_edge=False)
+        table.add_column("")
+        for k in range(len(names)):
+            table.add_column(str(k + 1), justify="right")
+        for k, name in enumerate(names):
+            table.add_row(f"{k + 1} {escape(name)}", *(str(count or ".") for count in metrics.confusion[k]))
+        out.print(table)
+
+
+def write_predictions(path: Path, evaluation: Evaluation) -> None:
+    """Every image as a CSV row: image, true class, predicted class, its probability, whether it is right."""
+    from ..artifact import write_atomically
+
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["image", "label", "prediction", "probability", "correct"])
+    names = evaluation.class_names
+    for item, predicted, probability in zip(evaluation.items, evaluation.predicted, evaluation.probability, strict=True):
+        rows.writerow([item.name, names[item.label], names[predicted], f"{probability:.6f}", int(item.label == predicted)])
+    write_atomically(path, text.getvalue().encode())

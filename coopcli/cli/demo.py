@@ -1,0 +1,83 @@
+"""`coop demo`: the whole story on drawn images, each step a command that one could type."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from .console import Bars, out, percent, progress, say
+
+SHOTS = 16
+TRAIN, TEST = 32, 40  # drawn pictures per class; fit takes SHOTS of the first
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to draw the images and write the runs.")] = Path(
+        "coop-demo"
+    ),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the fits.")] = 1,
+) -> None:
+    """Draw small data sets and run zeroshot, ensemble, fit, eval and interpret on them.
+
+    Takes about a minute, needs no network, and ends on one table: hand-written, ensemble, learned, gain.
+    """
+    from ..demo import TASKS, write_task
+
+    with progress() as live:
+        bars = Bars(live)
+        for done, name in enumerate(TASKS):
+            for number, (part, count) in enumerate((("train", TRAIN), ("test", TEST))):
+                write_task(folder / name / part, name, count, seed=(number,))
+            write_task(folder / f"{name}-shifted", name, TEST, seed=(2,), shifted=True)
+            bars.update("drawing data sets", done + 1, len(TASKS))
+
+    table = Table(title="top-1 accuracy in %", title_justify="left", box=None, pad_edge=False)
+    table.add_column("task")
+    for heading in ("hand-written", "ensemble", "learned", "gain"):
+        table.add_column(heading, justify="right")
+    for name, task in TASKS.items():
+        say(f"\n{name}: {task.story}; {len(task.classes)} classes, {TRAIN} train and {TEST} test images each")
+        data, shifted, run = (str(folder / part) for part in (name, f"{name}-shifted", f"runs/{name}"))
+        on_test = [
+            _run(["zeroshot", data, "--model", "mini"])["top1"],
+            _run(["ensemble", data, "--model", "mini"])["top1"],
+            _run(["fit", data, "--shots", str(SHOTS), "--model", "mini", "--seed", str(seed), "--output", run])["learned"]["top1"],
+        ]
+        on_shifted = [
+            _run(["zeroshot", shifted, "--model", "mini"])["top1"],
+            _run(["ensemble", shifted, "--model", "mini"])["top1"],
+            _run(["eval", run, shifted])["top1"],
+        ]
+        for row, (hand_written, ensemble, learned) in ((name, on_test), (f"{name}, drawn otherwise", on_shifted)):
+            gain = f"{100 * (learned - hand_written):+.1f}"
+            table.add_row(row, percent(hand_written), percent(ensemble), percent(learned), gain)
+    first = str(folder / "runs" / next(iter(TASKS)))
+    _run(["interpret", first, "--top", "3"], quiet=False)
+    out.print(table)
+    say(f"\nThe images and runs are in {folder}. Next: coop fit on a folder of your own, one folder of images per class.")
+
+
+def _run(arguments: list[str], quiet: bool = True) -> dict[str, Any]:
+    """Show a command line and run it; its JSON, and one line of it on stderr, when quiet."""
+    from .app import app
+
+    say(f"$ coop {shlex.join(arguments)}")
+    if not quiet:
+        app(arguments, standalone_mode=False)
+        return {}
+    captured = io.StringIO()
+    with contextlib.redirect_stdout(captured):
+        code = app([*arguments, "--json"], standalone_mode=False)
+    if code:
+        raise typer.Exit(code)
+    content: dict[str, Any] = json.loads(captured.getvalue())
+    result = content.get("learned", content)
+    say(f"  top-1 {percent(result['top1'])} %")
+    return content

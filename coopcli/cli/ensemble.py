@@ -1,0 +1,45 @@
+"""`coop ensemble`: classify with the average of many hand-written prompts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import handwritten, options
+from .options import Device, Dtype
+
+
+def ensemble(
+    data: options.DataArgument = ".",
+    templates: Annotated[
+        str | None,
+        typer.Option(
+            "--templates", metavar="NAME|FILE",
+            help="A named set, or a file with one template a line. [default: imagenet, 80 templates]",
+        ),
+    ] = None,
+    template: options.TemplateOption = None,
+    model: options.ModelOption = options.DEFAULT_MODEL,
+    revision: options.RevisionOption = None,
+    images: options.ImagesOption = None,
+    classnames: options.ClassnamesOption = None,
+    split: options.SplitOption = None,
+    predictions: options.PredictionsOption = None,
+    device: options.DeviceOption = Device.auto,
+    dtype: options.DtypeOption = Dtype.float32,
+    no_cache: options.NoCacheOption = False,
+    json: options.JsonOption = False,
+) -> None:  # fmt: skip
+    """Zero-shot accuracy of a prompt ensemble: the mean text feature over many templates.
+
+    --template, repeated, adds templates to those of --templates, or makes a set of its own without it.
+    """
+    from ..templates import read_templates
+
+    chosen = list(template or [])
+    if templates or not chosen:
+        chosen = [*read_templates(templates or "imagenet"), *chosen]
+    handwritten.run(
+        "ensemble", chosen, data, model, revision, images, classnames, split, predictions, device, dtype, no_cache, json
+    )

@@ -1,0 +1,64 @@
+"""`coop eval`: classify with a learned prompt."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options
+from .console import Bars, print_json, progress, say, show_evaluation, write_predictions
+from .options import Device, Dtype
+
+
+def evaluate(
+    prompt: options.PromptArgument,
+    data: options.DataArgument = ".",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="ID|FOLDER", rich_help_panel=options.MODEL,
+            help="The same model in another place; by default the one that the prompt names.",
+        ),
+    ] = None,
+    images: options.ImagesOption = None,
+    classnames: options.ClassnamesOption = None,
+    split: options.SplitOption = None,
+    predictions: options.PredictionsOption = None,
+    device: options.DeviceOption = Device.auto,
+    dtype: options.DtypeOption = Dtype.float32,
+    no_cache: options.NoCacheOption = False,
+    json: options.JsonOption = False,
+) -> None:  # fmt: skip
+    """Accuracy of a learned prompt on a data set.
+
+    Model, preprocessing and class names come from the prompt file. The images are classified among the data's own
+    classes: other classes than the prompt was fitted on, too, unless its context is class-specific.
+    """
+    from ..artifact import load_prompt
+    from ..evaluation import check_backbone, classes_of, learned_features
+    from ..evaluation import evaluate as evaluate_features
+    from ..images import load_data
+    from .setup import open_backbone, open_cache, pick_items
+
+    learned = load_prompt(prompt)
+    dataset = load_data(data, images, classnames)
+    items = pick_items(dataset, split)
+    # Names that the user gives for this data come before those the prompt knows the folders by.
+    class_names = dataset.class_names if classnames else classes_of(learned, dataset)
+    missing = len(set(learned.class_names) - set(class_names))
+    if missing and not set(class_names) - set(learned.class_names):
+        say(f"note: the data has {len(class_names)} of the prompt's {len(learned.class_names)} classes; choosing among these")
+    backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype)
+    check_backbone(learned, backbone)
+    features = learned_features(backbone, learned, class_names)
+    with progress() as live:
+        result = evaluate_features(backbone, features, class_names, items, open_cache(no_cache), Bars(live).images("images"))
+    if predictions:
+        write_predictions(predictions, result)
+    if json:
+        print_json(
+            {"command": "eval", "data": dataset.name, "prompt": str(prompt), "model": backbone.name, **result.as_dict()}
+        )
+    else:
+        show_evaluation(f"{dataset.name} · {backbone.name} · learned prompt {prompt}", result)

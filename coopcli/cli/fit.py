@@ -1,0 +1,197 @@
+"""`coop fit`: learn a prompt from a few labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from . import options
+from .console import Bars, out, percent, print_json, progress, say
+from .options import Device, Dtype, Position
+
+if TYPE_CHECKING:
+    from ..fit import Fit
+    from ..images import DataSet
+
+CONTEXT, RECIPE = "Context", "Recipe"
+
+
+def _shots(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f'"{text}" is neither a number from 1 up nor "all"')
+    return int(text)
+
+
+def fit(
+    data: options.DataArgument = ".",
+    shots: Annotated[str, typer.Option("--shots", metavar="N|all", help="Train images per class: 1, 2, 4, 8, 16, ...")] = "16",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", rich_help_panel=options.OUTPUT, show_default=False,
+                     help="Run folder to write. [default: coop-runs/<what was fitted>]"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run of other settings.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the images, the first context, the batches.")] = 1,
+    context_length: Annotated[
+        int | None,
+        typer.Option("--context-length", min=1, rich_help_panel=CONTEXT, show_default=False,
+                     help="M, the number of learned vectors. [default: 16, or the tokens of --init]"),
+    ] = None,
+    position: Annotated[
+        Position, typer.Option("--position", help="Where the class name stands.", rich_help_panel=CONTEXT)
+    ] = Position.end,
+    csc: Annotated[
+        bool, typer.Option("--csc", help="One context for each class (class-specific).", rich_help_panel=CONTEXT)
+    ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", metavar="WORDS", rich_help_panel=CONTEXT, show_default=False,
+                     help='Start from words, e.g. "a photo of a". [default: random]'),
+    ] = None,
+    template: Annotated[
+        str, typer.Option("--template", metavar="TEXT", help="The hand-written prompt to compare with.")
+    ] = "a photo of a {}.",
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", min=1, rich_help_panel=RECIPE, show_default=False,
+                     help="[default: 50 for 1 shot, 100 up to 4, else 200; 50 for 1000 classes]"),
+    ] = None,
+    lr: Annotated[float, typer.Option("--lr", min=0, help="SGD's learning rate.", rich_help_panel=RECIPE)] = 0.002,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a step.", rich_help_panel=RECIPE)] = 32,
+    warmup_epochs: Annotated[
+        int, typer.Option("--warmup-epochs", min=0, help="Epochs at the warm-up rate.", rich_help_panel=RECIPE)
+    ] = 1,
+    warmup_lr: Annotated[float, typer.Option("--warmup-lr", min=0, help="The warm-up rate.", rich_help_panel=RECIPE)] = 1e-5,
+    momentum: Annotated[float, typer.Option("--momentum", min=0, help="SGD's momentum.", rich_help_panel=RECIPE)] = 0.9,
+    weight_decay: Annotated[
+        float, typer.Option("--weight-decay", min=0, help="Weight decay on the context.", rich_help_panel=RECIPE)
+    ] = 5e-4,
+    views: Annotated[
+        int,
+        typer.Option("--views", min=1, rich_help_panel=RECIPE,
+                     help="Augmented views (random resized crop, flip) encoded of each image; an epoch draws one."),
+    ] = 16,
+    model: options.ModelOption = options.DEFAULT_MODEL,
+    revision: options.RevisionOption = None,
+    images: options.ImagesOption = None,
+    classnames: options.ClassnamesOption = None,
+    device: options.DeviceOption = Device.auto,
+    dtype: options.DtypeOption = Dtype.float32,
+    class_chunk: Annotated[
+        int,
+        typer.Option("--class-chunk", metavar="N", min=0, rich_help_panel=options.MACHINE,
+                     help="Encode N classes at a time and replay them in backward: less memory. [default: all]", show_default=False),
+    ] = 0,
+    no_cache: options.NoCacheOption = False,
+    json: options.JsonOption = False,
+) -> None:  # fmt: skip
+    """Learn a prompt from a few labelled images per class.
+
+    CLIP stays frozen; only the context learns. The result is compared with a hand-written prompt on the test split, or
+    on the images that were not trained on, and written to a run folder.
+    """
+    wanted_shots = _shots(shots)
+
+    from ..fit import Watch, write_run
+    from ..fit import fit as fit_prompt
+    from ..images import load_data
+    from ..prompts import ContextSettings, tokenize
+    from ..training import Recipe, paper_epochs
+    from .setup import open_backbone, open_cache
+
+    dataset = load_data(data, images, classnames)
+    recipe = Recipe(
+        epochs=epochs or paper_epochs(wanted_shots, len(dataset.class_names)),
+        lr=lr,
+        batch_size=batch_size,
+        warmup_epochs=warmup_epochs,
+        warmup_lr=warmup_lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        views=views,
+    )
+    given = {
+        "data": data, "images": images and str(images), "classnames": classnames and str(classnames), "shots": shots,
+        "seed": seed, "model": model, "revision": revision, "context_length": context_length, "position": position.value,
+        "csc": csc, "init": init, "template": template, **vars(recipe), "device": device.value, "dtype": dtype.value,
+        "class_chunk": class_chunk,
+    }  # fmt: skip
+    folder = output or default_folder(dataset, model, shots, seed, position, csc)
+    if not overwrite:
+        refuse_other_settings(folder, given)
+    backbone = open_backbone(model, revision, device, dtype)
+    length = context_length or (len(tokenize(backbone.tokenizer, init)) if init else 16)
+    settings = ContextSettings(length, position.value, csc)
+    with progress() as live:
+        bars = Bars(live)
+        result = fit_prompt(
+            backbone, dataset, recipe, settings, wanted_shots, seed, init, template, open_cache(no_cache), class_chunk,
+            Watch(bars.update, bars.epoch),
+        )  # fmt: skip
+    write_run(folder, result, given)
+    if json:
+        print_json(_summary(result, dataset, folder))
+    else:
+        show(result, dataset, template)
+        seconds = "   ".join(f"{step} {value:.1f} s" for step, value in result.seconds.items())
+        say(f"{seconds}\nprompt: {folder / 'prompt.safetensors'}")
+
+
+def default_folder(dataset: DataSet, model: str, shots: str, seed: int, position: Position, csc: bool) -> Path:
+    """`coop-runs/<data>-<model>-<variant>-<shots>shots-seed<seed>`."""
+    variant = f"{position.value}{'-csc' if csc else ''}"
+    short_model = Path(model).name
+    return Path(options.RUNS_FOLDER) / f"{dataset.name}-{short_model}-{variant}-{shots}shots-seed{seed}"
+
+
+def refuse_other_settings(folder: Path, given: dict[str, Any]) -> None:
+    """A run folder is only replaced by the same command; another one needs --overwrite."""
+    from json import loads
+
+    from ..errors import UsageError
+
+    if not (folder / "prompt.safetensors").exists():
+        return
+    try:
+        before = loads((folder / "settings.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    changed = [f"{key}: {before.get(key)} -> {given[key]}" for key in given if before.get(key) != given[key]]
+    if changed:
+        raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
+
+
+def show(result: Fit, dataset: DataSet, template: str) -> None:
+    """The outcome beside the hand-written prompt's, as a table on stdout."""
+    if result.test is None or result.hand_written is None:
+        out.print(f"learned from {len(result.train_items)} images of {len(dataset.class_names)} classes")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"{dataset.name}, {result.test.metrics.n} test images")
+    for heading in ("top-1 %", "macro %"):
+        table.add_column(heading, justify="right")
+    for name, evaluation in ((f'hand-written "{template}"', result.hand_written), ("learned prompt", result.test)):
+        table.add_row(escape(name), percent(evaluation.metrics.top1), percent(evaluation.metrics.macro))
+    out.print(table)
+
+
+def _summary(result: Fit, dataset: DataSet, folder: Path) -> dict[str, Any]:
+    return {
+        "command": "fit",
+        "data": dataset.name,
+        "prompt": str(folder / "prompt.safetensors"),
+        "model": result.prompt.model,
+        "train_images": len(result.train_items),
+        "learned": result.test and result.test.as_dict(),
+        "hand_written": result.hand_written and result.hand_written.as_dict(),
+        "final_loss": result.log[-1].loss,
+        "seconds": result.seconds,
+    }

@@ -1,0 +1,98 @@
+"""The options that commands share: one name, one meaning everywhere. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Device(str, Enum):
+    """Where the towers run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(str, Enum):
+    """What the towers compute in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Position(str, Enum):
+    """Where the class name stands in the prompt."""
+
+    end = "end"
+    middle = "middle"
+    front = "front"
+
+
+class Split(str, Enum):
+    """Which images to use."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+    all = "all"
+
+
+DATA_HELP = (
+    "A folder of class folders, a folder with train/, val/, test/ of those, a split_zhou_*.json (with --images), "
+    "or a data set of the [bold]datasets[/bold] library: a hub id or a local one."
+)
+DEFAULT_MODEL = "openai/clip-vit-base-patch16"  # as in backbone.py, which is too heavy to import for --help
+RUNS_FOLDER = "coop-runs"
+MODEL, IMAGES, MACHINE, OUTPUT = "Model", "Data", "Machine", "Output"
+
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
+PromptArgument = Annotated[
+    Path, typer.Argument(metavar="PROMPT", help="A prompt.safetensors that `coop fit` wrote, or its run folder.")
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="ID|FOLDER|mini", rich_help_panel=MODEL,
+        help="A CLIPModel: a Hugging Face id, a local folder, or `mini`, the small embedded one.",
+    ),
+]  # fmt: skip
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a hub model.", rich_help_panel=MODEL)
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option("--images", metavar="ROOT", help="Folder that a split file's paths start from.", rich_help_panel=IMAGES),
+]
+ClassnamesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--classnames", metavar="FILE", rich_help_panel=IMAGES,
+        help="Names for the classes: JSON {folder: name}, a JSON list in class order, or lines folder<TAB>name.",
+    ),
+]  # fmt: skip
+SplitOption = Annotated[
+    Split | None,
+    typer.Option("--split", help="Which split to use; test where there is one.", rich_help_panel=IMAGES, show_default=False),
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option("--template", metavar="TEXT", help='A sentence with {} for the class name, e.g. "a photo of a {}."'),
+]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", help="Where to run; auto takes a GPU where there is one.", rich_help_panel=MACHINE)
+]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", help="What the frozen towers compute in.", rich_help_panel=MACHINE)
+]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Neither read nor write the feature cache.", rich_help_panel=MACHINE)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)]
+PredictionsOption = Annotated[
+    Path | None,
+    typer.Option("--predictions", metavar="FILE.csv", help="Write every image's prediction.", rich_help_panel=OUTPUT),
+]

@@ -1,0 +1,145 @@
+"""Class features, predictions and metrics; hand-written and learned prompts alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .artifact import LearnedPrompt
+from .backbone import Backbone
+from .cache import FeatureCache
+from .errors import CoopError
+from .features import Progress, image_features
+from .images import DataSet, ImageItem
+from .prompts import context_prompts, hand_written_prompts, readable_name
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How well n images were classified. Accuracies are shares in [0, 1].
+
+    `macro` is the mean over the classes that have images; `per_class` holds None for one that has none;
+    `confusion` counts images by true class (row) and predicted class (column).
+    """
+
+    n: int
+    top1: float
+    macro: float
+    per_class: list[float | None]
+    confusion: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions for labelled images among some classes: `predicted` [n] and its probability [n]."""
+
+    class_names: tuple[str, ...]
+    items: tuple[ImageItem, ...]
+    predicted: list[int]
+    probability: list[float]
+    metrics: Metrics
+
+    def as_dict(self) -> dict[str, Any]:
+        """The metrics for `--json` and metrics.json."""
+        per_class = dict(zip(self.class_names, self.metrics.per_class, strict=True))
+        return {"class_names": list(self.class_names), **asdict(self.metrics), "per_class": per_class}
+
+
+def hand_written_features(backbone: Backbone, templates: Sequence[str], class_names: Sequence[str]) -> Tensor:
+    """Class features [K, p] of hand-written prompts.
+
+    With several templates (ensembling): the mean of their normalised text features, normalised again
+    (CLIP, Section 3.1.4).
+    """
+    encoder = backbone.text_encoder
+    total = torch.zeros(len(class_names), backbone.feature_width)
+    with torch.inference_mode():
+        for template in templates:
+            prompts = hand_written_prompts(backbone.tokenizer, template, class_names, encoder.max_length)
+            total += encoder.encode(prompts).cpu()
+    return F.normalize(total / len(templates), dim=-1)
+
+
+def learned_features(backbone: Backbone, prompt: LearnedPrompt, class_names: Sequence[str]) -> Tensor:
+    """Class features [K, p] of a learned prompt for a list of classes.
+
+    A class-specific context knows its own classes only; for those it may be a part, in any order.
+    Raises CoopError for any other class.
+    """
+    encoder = backbone.text_encoder
+    context = prompt.context
+    if prompt.settings.csc:
+        row_of = {name: row for row, name in enumerate(prompt.class_names)}
+        strangers = [name for name in class_names if name not in row_of]
+        if strangers:
+            raise CoopError(
+                f'this prompt has a class-specific context for its own {len(row_of)} classes and none for "{strangers[0]}"'
+                + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else "")
+                + "; a prompt fitted without --csc works with any class list"
+            )
+        context = context[[row_of[name] for name in class_names]]
+    prompts = context_prompts(backbone.tokenizer, prompt.settings, class_names, encoder.max_length)
+    with torch.inference_mode():
+        return encoder.encode(prompts, context.to(backbone.device)).cpu()
+
+
+def classes_of(prompt: LearnedPrompt, dataset: DataSet) -> tuple[str, ...]:
+    """The data set's classes under the names that the prompt knows them by, where it knows them.
+
+    A class is known by its name, or by its folder; any other keeps the data set's own name.
+    """
+    known = {readable_name(folder).lower(): name for folder, name in zip(prompt.folders, prompt.class_names, strict=True)}
+    known |= {readable_name(name).lower(): name for name in prompt.class_names}
+
+    def known_as(folder: str, name: str) -> str:
+        by_folder = known.get(readable_name(folder).lower(), name)
+        return known.get(readable_name(name).lower(), by_folder)
+
+    return tuple(known_as(*pair) for pair in zip(dataset.folders, dataset.class_names, strict=True))
+
+
+def check_backbone(prompt: LearnedPrompt, backbone: Backbone) -> None:
+    """Raises CoopError when the prompt was learned on another model: its vectors mean nothing there."""
+    if prompt.fingerprint != backbone.fingerprint:
+        raise CoopError(
+            f'this prompt was learned on "{prompt.model}" (fingerprint {prompt.fingerprint[:12]}) and "{backbone.name}" '
+            f"({backbone.fingerprint[:12]}) is another model: other weights, tokenizer or preprocessing"
+        )
+
+
+def evaluate(
+    backbone: Backbone,
+    class_features: Tensor,
+    class_names: Sequence[str],
+    items: Sequence[ImageItem],
+    cache: FeatureCache,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Classify labelled images with class features [K, p] and score the result.
+
+    Raises CoopError without images, or naming an image that cannot be read.
+    """
+    if not items:
+        raise CoopError("there are no images to evaluate on")
+    features = image_features(backbone, items, cache, on_progress)
+    probabilities = (backbone.logit_scale * features @ class_features.T).softmax(dim=-1)
+    best = probabilities.max(dim=-1)
+    labels = torch.tensor([item.label for item in items])
+    return Evaluation(
+        tuple(class_names), tuple(items), best.indices.tolist(), best.values.tolist(),
+        score(labels, best.indices, len(class_names)),
+    )  # fmt: skip
+
+
+def score(labels: Tensor, predicted: Tensor, n_classes: int) -> Metrics:
+    """Metrics of predictions [n] against labels [n], both in 0..K-1."""
+    confusion = torch.bincount(labels * n_classes + predicted, minlength=n_classes**2).view(n_classes, n_classes)
+    counts, hits = confusion.sum(1).tolist(), confusion.diag().tolist()
+    per_class = [hit / count if count else None for hit, count in zip(hits, counts, strict=True)]
+    present = [accuracy for accuracy in per_class if accuracy is not None]
+    return Metrics(len(labels), sum(hits) / len(labels), sum(present) / len(present), per_class, confusion.tolist())

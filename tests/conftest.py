@@ -1,0 +1,98 @@
+"""Tiny models and pictures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from coopcli.backbone import MINI_FOLDER, load_backbone
+from coopcli.text_encoder import TextEncoder
+
+torch.set_num_threads(1)  # the models here are too small for more
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the real images and lists in {SHARED_DATA}, which are not here")
+    return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """No test touches the user's cache."""
+    monkeypatch.setenv("COOP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return CLIPTokenizer.from_pretrained(MINI_FOLDER)
+
+
+def tiny_clip(tokenizer, activation="quick_gelu", width=64, heads=4, layers=3, seed=0):
+    torch.manual_seed(seed)
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = dict(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+        num_attention_heads=heads, hidden_act=activation, **ends,
+    )  # fmt: skip
+    vision = dict(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
+        hidden_act=activation,
+    )  # fmt: skip
+    # Larger weights than a fresh model's: small ones make all prompts alike and hide mistakes.
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=24, initializer_factor=4.0)
+    return CLIPModel(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session", params=["quick_gelu", "gelu"])
+def tiny_model(request, tokenizer):
+    return tiny_clip(tokenizer, request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_model):
+    return TextEncoder(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def mini():
+    return load_backbone("mini", device="cpu")
+
+
+def write_picture(path, colour=(200, 30, 30), size=(40, 40), seed=0):
+    """A noisy picture of about one colour."""
+    noise = np.random.default_rng(seed).normal(0, 12, (size[1], size[0], 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
+
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (30, 60, 200)}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A flat folder of three classes, six pictures each."""
+    for k, (name, colour) in enumerate(COLOURS.items()):
+        for i in range(6):
+            write_picture(tmp_path / "photos" / name / f"{i}.png", colour, seed=10 * k + i)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def split_photos(tmp_path):
+    """The same as train/, val/ and test/."""
+    for part, (split, count) in enumerate({"train": 4, "val": 2, "test": 3}.items()):
+        for k, (name, colour) in enumerate(COLOURS.items()):
+            for i in range(count):
+                write_picture(tmp_path / "split" / split / name / f"{i}.png", colour, seed=100 * part + 10 * k + i)
+    return tmp_path / "split"

@@ -1,0 +1,82 @@
+import oracle
+import pytest
+import torch
+import torch.nn.functional as F
+
+from coopcli.errors import CoopError
+from coopcli.prompts import ContextSettings, context_prompts, random_context
+from coopcli.training import Recipe, learning_rate, paper_epochs, train_context
+
+NAMES = ["star", "red ring", "annual crop"]
+
+
+def some_features(n, views=1, seed=5):
+    return F.normalize(torch.randn(n, views, 24, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 50, 100, 200])
+def test_schedule_is_the_papers(epochs):
+    rates = [learning_rate(Recipe(epochs=epochs), epoch) for epoch in range(epochs)]
+    assert rates == pytest.approx(oracle.learning_rates(epochs), rel=1e-12)
+
+
+def test_epochs_are_the_papers():
+    assert [paper_epochs(shots, 100) for shots in (1, 2, 4, 8, 16, None)] == [50, 100, 100, 200, 200, 200]
+    assert paper_epochs(16, 1000) == 50
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("csc", [False, True])
+def test_three_steps_agree_with_sgd_by_hand(tiny_model, tiny_encoder, tokenizer, position, csc):
+    how = ContextSettings(4, position, csc)
+    start = random_context(how, len(NAMES), tiny_encoder.width, seed=2)
+    features, labels = some_features(6), torch.tensor([0, 1, 2, 2, 1, 0])
+    # One batch an epoch, so that three epochs are three steps over the same images, whatever their order.
+    learned = train_context(
+        tiny_encoder, context_prompts(tokenizer, how, NAMES), start, features, labels,
+        float(tiny_model.logit_scale.exp()), Recipe(epochs=3, batch_size=32), seed=1,
+    )  # fmt: skip
+    expected = oracle.sgd(
+        tiny_model, tokenizer, NAMES, start, position, [(features[:, 0], labels)] * 3, oracle.learning_rates(3)
+    )
+    assert (learned - start).norm() > 0
+    assert float(((learned - start) - (expected - start)).norm() / (expected - start).norm()) < 1e-4
+
+
+def run(tiny_encoder, tokenizer, features, labels, seed=1, start_seed=2, **recipe):
+    how, logs = ContextSettings(2), []
+    start = random_context(how, len(NAMES), tiny_encoder.width, seed=start_seed)
+    prompts = context_prompts(tokenizer, how, NAMES)
+    learned = train_context(
+        tiny_encoder, prompts, start, features, labels, 20.0, Recipe(**recipe), seed, on_epoch=logs.append
+    )
+    return learned, logs
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(tiny_encoder, tokenizer):
+    features, labels = some_features(12, views=3), torch.arange(12) % 3
+    one, again, other = (run(tiny_encoder, tokenizer, features, labels, seed, epochs=3, batch_size=4)[0] for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_loss_falls_and_is_reported(tiny_encoder, tokenizer):
+    labels = torch.arange(12) % 3
+    features = F.normalize(F.one_hot(labels, 24).float() + 0.1 * some_features(12)[:, 0], dim=-1)[:, None]
+    _, logs = run(tiny_encoder, tokenizer, features, labels, epochs=30, batch_size=4, lr=0.05)
+    assert [log.epoch for log in logs] == list(range(30))
+    assert logs[-1].loss < 0.7 * logs[0].loss
+
+
+@pytest.mark.parametrize(("n", "batch", "steps"), [(10, 4, 2), (3, 4, 1), (4, 4, 1), (5, 4, 1)])
+def test_short_last_batch_is_dropped_unless_it_is_the_only_one(tiny_encoder, tokenizer, monkeypatch, n, batch, steps):
+    seen = []
+    true_step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *a, **k: (seen.append(1), true_step(self, *a, **k))[1])
+    run(tiny_encoder, tokenizer, some_features(n), torch.arange(n) % 3, epochs=1, batch_size=batch)
+    assert len(seen) == steps
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny_encoder, tokenizer):
+    with pytest.raises(CoopError, match="epoch 1 of 2"):
+        run(tiny_encoder, tokenizer, torch.full((4, 1, 24), float("nan")), torch.arange(4) % 3, epochs=2)
