@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -86,10 +87,8 @@ def load_prompt(path: Path) -> LearnedPrompt:
         )
     except (KeyError, TypeError) as error:
         raise CoopError(f'"{path}" lacks or garbles an entry of its header: {error}') from error
-    shape = (prompt.settings.n_ctx,)
-    if prompt.settings.csc:
-        shape = (len(prompt.class_names), *shape)
-    if context.dtype != torch.float32 or tuple(context.shape[:-1]) != shape or context.ndim != len(shape) + 1:
+    shape = [len(prompt.class_names)] * prompt.settings.csc + [prompt.settings.n_ctx]
+    if context.dtype != torch.float32 or list(context.shape[:-1]) != shape:
         raise CoopError(f'"{path}" holds a {context.dtype} context of shape {list(context.shape)}; its header says otherwise')
     if not context.isfinite().all():
         raise CoopError(f'"{path}" holds a context with NaN or infinite numbers')
@@ -105,8 +104,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         raise CoopError(f'"{path}" cannot be written: {error.strerror or error}') from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

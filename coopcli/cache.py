@@ -42,7 +42,8 @@ class FeatureCache:
         if self.path:
             self.database.execute("PRAGMA journal_mode=WAL")
         self.database.execute(
-            "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS features"
+            " (key BLOB PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID"
         )
 
     def _fall_back(self, error: Exception) -> None:

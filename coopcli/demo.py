@@ -63,7 +63,8 @@ class Scene:
 def random_scene(rng: np.random.Generator, **fixed: str) -> Scene:
     """Draw a scene; keywords fix attributes.
 
-    The three colours always differ, a plain object has no mark colour, half of the backgrounds are plain and half of the pictures clean.
+    The three colours always differ and a plain object has no mark colour; about half of the backgrounds are plain and
+    half of the pictures clean.
     """
     scene = {name: str(rng.choice(values)) for name, values in ATTRIBUTES.items()}
     if rng.random() < 0.5:
@@ -242,7 +243,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> tuple[str, frozenset[str]
     article = pick("a", "a", "a", "the", "one", "my")
     object_said = said & {"shape", "colour", "texture", "size"}
     if object_said == {"colour"} and rng.random() < 0.4:
-        thing = pick(f"something {scene.colour}", scene.colour, f"{article} {scene.colour} one", f"{article} {scene.colour}")
+        colour = scene.colour
+        thing = pick(f"something {colour}", colour, f"{article} {colour} one", f"{article} {colour}")
     elif object_said == {"texture"} and rng.random() < 0.4:
         thing = pick(f"something {scene.texture}", scene.texture, f"{article} {scene.texture}", f"{scene.texture} texture")
     elif object_said == {"size"} and rng.random() < 0.3:

@@ -68,7 +68,9 @@ def _encode(
 
             for rows in _batches(missing, max(1, BATCH // len(views))):
                 pictures = list(threads.map(prepare, rows))
-                encoded = _encode_pictures(backbone, [picture for of_image in pictures for picture in of_image], views != [None])
+                encoded = _encode_pictures(
+                    backbone, [picture for of_image in pictures for picture in of_image], views != [None]
+                )
                 fresh = dict(zip((key for row in rows for key in keys[row]), encoded.numpy(), strict=True))
                 cache.put(fresh)
                 known |= fresh

@@ -128,9 +128,7 @@ def fit(
     results: list[Evaluation | None] = [None, None]
     if test:
         for i, class_features in enumerate((learned_features(backbone, prompt, names), hand_written)):
-            results[i] = evaluate(
-                backbone, class_features, names, test, cache, lambda *n: watch.on_images("test images", *n)
-            )
+            results[i] = evaluate(backbone, class_features, names, test, cache, lambda *n: watch.on_images("test images", *n))
     else:
         logger.warning("no image is left to test on: every one was used for training")
     tested = time.perf_counter()

@@ -14,7 +14,25 @@ from .errors import CoopError, UsageError
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .tga .avif".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".jp2",
+        ".tga",
+        ".avif",
+    ]
 )
 RUNS_FOLDER = "coop-runs"  # where `coop fit` writes by default; never a class
 
@@ -122,14 +140,14 @@ def _subfolders(root: Path) -> list[Path]:
 
 
 def _image_paths(folder: Path) -> list[Path]:
-    found = []
+    found: list[Path] = []
     for parent, _, names in os.walk(folder):
         found += [Path(parent, name) for name in names if _looks_like_image(name)]
     return sorted(found)
 
 
 def _looks_like_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 # ------------------------------------------------------------------------------------------------ split files

@@ -21,9 +21,7 @@ class NearToken:
     distance: float
 
 
-def nearest_tokens(
-    context: Tensor, token_embedding: Tensor, tokenizer: CLIPTokenizer, top: int
-) -> list[list[NearToken]]:
+def nearest_tokens(context: Tensor, token_embedding: Tensor, tokenizer: CLIPTokenizer, top: int) -> list[list[NearToken]]:
     """For each context vector the `top` nearest tokens, nearest first.
 
     `context` is [R, d], `token_embedding` [V, d]. Distances are computed in float64: close ones keep their order.

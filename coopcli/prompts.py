@@ -52,8 +52,7 @@ def hand_written_prompts(
         raise UsageError(f'template "{template}" must hold {{}} exactly once, where the class name goes')
     texts = [template.replace("{}", readable_name(name)) for name in class_names]
     return [
-        _enclosed(tokenizer, tokenize(tokenizer, text), name, max_length)
-        for text, name in zip(texts, class_names, strict=True)
+        _enclosed(tokenizer, tokenize(tokenizer, text), name, max_length) for text, name in zip(texts, class_names, strict=True)
     ]
 
 

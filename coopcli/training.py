@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import CoopError
 from .prompts import Prompt
-from .text_encoder import TextEncoder, TokenTree
+from .text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ def train_context(
             optimizer.step()
             losses.append(loss.detach())
             correct.append((logits.detach().argmax(-1) == labels[batch]).float().mean())
-        log = EpochLog(
-            epoch, recipe.epochs, learning_rate(recipe, epoch), float(torch.stack(losses).mean()), float(torch.stack(correct).mean())
-        )
+        loss_of_epoch, accuracy = torch.stack([torch.stack(losses), torch.stack(correct)]).mean(dim=1).tolist()
+        log = EpochLog(epoch, recipe.epochs, learning_rate(recipe, epoch), loss_of_epoch, accuracy)
         if not math.isfinite(log.loss):
             raise CoopError(
-                f"the loss is no longer a number in epoch {epoch + 1} of {recipe.epochs}; try a smaller --lr, or --dtype float32"
+                f"the loss is no longer a number in epoch {epoch + 1} of {recipe.epochs}; "
+                "try a smaller --lr, or --dtype float32"
             )
         if on_epoch:
             on_epoch(log)

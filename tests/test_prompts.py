@@ -44,7 +44,10 @@ def test_a_names_last_bracket_merges_with_the_stop_at_the_end_only(tokenizer):
 
 
 def test_hand_written_prompt_is_the_tokenizers_own(tokenizer):
-    assert list(hand_written_prompts(tokenizer, "a photo of a {}.", ["red_star"])[0]) == tokenizer("a photo of a red star.").input_ids
+    assert (
+        list(hand_written_prompts(tokenizer, "a photo of a {}.", ["red_star"])[0])
+        == tokenizer("a photo of a red star.").input_ids
+    )
 
 
 @pytest.mark.parametrize("template", ["no place", "{} and {}"])

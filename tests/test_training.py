@@ -47,9 +47,7 @@ def run(tiny_encoder, tokenizer, features, labels, seed=1, start_seed=2, **recip
     how, logs = ContextSettings(2), []
     start = random_context(how, len(NAMES), tiny_encoder.width, seed=start_seed)
     prompts = context_prompts(tokenizer, how, NAMES)
-    learned = train_context(
-        tiny_encoder, prompts, start, features, labels, 20.0, Recipe(**recipe), seed, on_epoch=logs.append
-    )
+    learned = train_context(tiny_encoder, prompts, start, features, labels, 20.0, Recipe(**recipe), seed, on_epoch=logs.append)
     return learned, logs
 
 

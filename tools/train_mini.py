@@ -1,6 +1,6 @@
 """Train `mini`, the small CLIP that coop brings with it, on drawn scenes.
 
-    python tools/train_mini.py --out coopcli/mini
+python tools/train_mini.py --out coopcli/mini
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def check(model: CLIPModel, tokenizer: CLIPTokenizer, pictures: torch.Tensor, sc
         answers = [getattr(scene, attribute) for scene in scenes]
         keep = [i for i, answer in enumerate(answers) if answer != "none"]
         predicted = (image[keep] @ text.T).argmax(-1).tolist()
-        result[name] = sum(values[p] == answers[i] for p, i in zip(predicted, keep)) / len(keep)
+        result[name] = sum(values[p] == answers[i] for p, i in zip(predicted, keep, strict=True)) / len(keep)
     model.train()
     return result
 
@@ -205,7 +205,9 @@ def main() -> None:
     check_scenes = [random_scene(check_rng) for _ in range(2000)]
     check_pictures = torch.from_numpy(np.stack([drawn(scene, check_rng) for scene in check_scenes]))
     tokenizer = train_tokenizer([caption(scene, rng)[0] for scene in scenes[:30_000]], options.out)
-    CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size={"height": IMAGE, "width": IMAGE}).save_pretrained(options.out)
+    CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size={"height": IMAGE, "width": IMAGE}).save_pretrained(
+        options.out
+    )
     print(f"drawn {len(scenes)} pictures in {time.time() - started:.0f} s", flush=True)
 
     model = CLIPModel(build_config(tokenizer))
@@ -250,7 +252,7 @@ def main() -> None:
             model.logit_scale.clamp_(max=math.log(100.0))
         if step % 100 == 99:
             print(f"step {step + 1} {told} {time.time() - started:.0f} s", flush=True)
-        if paired and (step + 1 - options.seeing_steps) % 250 == 0 or step == steps - 1:
+        if (paired and (step + 1 - options.seeing_steps) % 250 == 0) or step == steps - 1:
             accuracy = check(model, tokenizer, check_pictures, check_scenes)
             print(json.dumps({name: round(value, 3) for name, value in accuracy.items()}), flush=True)
             model.half().save_pretrained(options.out)

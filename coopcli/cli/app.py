@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Learn prompts for CLIP from a few labelled images (CoOp, Zhou et al., IJCV 2022).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

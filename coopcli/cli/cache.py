@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,7 +11,7 @@ from . import options
 from .console import print_json
 
 
-class Action(str, Enum):
+class Action(StrEnum):
     """What to do with the cache."""
 
     size = "size"

@@ -48,7 +48,9 @@ def demo(
         on_test = [
             _run(["zeroshot", data, "--model", "mini"])["top1"],
             _run(["ensemble", data, "--model", "mini"])["top1"],
-            _run(["fit", data, "--shots", str(SHOTS), "--model", "mini", "--seed", str(seed), "--output", run])["learned"]["top1"],
+            _run(["fit", data, "--shots", str(SHOTS), "--model", "mini", "--seed", str(seed), "--output", run])["learned"][
+                "top1"
+            ],
         ]
         on_shifted = [
             _run(["zeroshot", shifted, "--model", "mini"])["top1"],

@@ -16,7 +16,7 @@ def ensemble(
         str | None,
         typer.Option(
             "--templates", metavar="NAME|FILE",
-            help="A named set, or a file with one template a line. [default: imagenet, 80 templates]",
+            help="A named set, or a file with one template a line.", show_default="imagenet, 80 templates",
         ),
     ] = None,
     template: options.TemplateOption = None,

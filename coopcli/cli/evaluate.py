@@ -57,8 +57,6 @@ def evaluate(
     if predictions:
         write_predictions(predictions, result)
     if json:
-        print_json(
-            {"command": "eval", "data": dataset.name, "prompt": str(prompt), "model": backbone.name, **result.as_dict()}
-        )
+        print_json({"command": "eval", "data": dataset.name, "prompt": str(prompt), "model": backbone.name, **result.as_dict()})
     else:
         show_evaluation(f"{dataset.name} · {backbone.name} · learned prompt {prompt}", result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,8 +34,8 @@ def fit(
     shots: Annotated[str, typer.Option("--shots", metavar="N|all", help="Train images per class: 1, 2, 4, 8, 16, ...")] = "16",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", rich_help_panel=options.OUTPUT, show_default=False,
-                     help="Run folder to write. [default: coop-runs/<what was fitted>]"),
+        typer.Option("--output", "-o", metavar="FOLDER", rich_help_panel=options.OUTPUT, show_default="coop-runs/...",
+                     help="Run folder to write."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run of other settings.", rich_help_panel=options.OUTPUT)
@@ -42,8 +43,8 @@ def fit(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the images, the first context, the batches.")] = 1,
     context_length: Annotated[
         int | None,
-        typer.Option("--context-length", min=1, rich_help_panel=CONTEXT, show_default=False,
-                     help="M, the number of learned vectors. [default: 16, or the tokens of --init]"),
+        typer.Option("--context-length", min=1, rich_help_panel=CONTEXT, show_default="16, or the tokens of --init",
+                     help="M, the number of learned vectors."),
     ] = None,
     position: Annotated[
         Position, typer.Option("--position", help="Where the class name stands.", rich_help_panel=CONTEXT)
@@ -53,16 +54,16 @@ def fit(
     ] = False,
     init: Annotated[
         str | None,
-        typer.Option("--init", metavar="WORDS", rich_help_panel=CONTEXT, show_default=False,
-                     help='Start from words, e.g. "a photo of a". [default: random]'),
+        typer.Option("--init", metavar="WORDS", rich_help_panel=CONTEXT, show_default="random",
+                     help='Start from words, e.g. "a photo of a".'),
     ] = None,
     template: Annotated[
         str, typer.Option("--template", metavar="TEXT", help="The hand-written prompt to compare with.")
     ] = "a photo of a {}.",
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", min=1, rich_help_panel=RECIPE, show_default=False,
-                     help="[default: 50 for 1 shot, 100 up to 4, else 200; 50 for 1000 classes]"),
+        typer.Option("--epochs", min=1, rich_help_panel=RECIPE, show_default="the paper\'s",
+                     help="Passes over the images: the paper has 50 for 1 shot, 100 up to 4, else 200; 50 for 1000 classes."),
     ] = None,
     lr: Annotated[float, typer.Option("--lr", min=0, help="SGD's learning rate.", rich_help_panel=RECIPE)] = 0.002,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a step.", rich_help_panel=RECIPE)] = 32,
@@ -88,7 +89,7 @@ def fit(
     class_chunk: Annotated[
         int,
         typer.Option("--class-chunk", metavar="N", min=0, rich_help_panel=options.MACHINE,
-                     help="Encode N classes at a time and replay them in backward: less memory. [default: all]", show_default=False),
+                     help="Encode N classes at a time, again in backward: less memory. 0: all at once."),
     ] = 0,
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
@@ -125,6 +126,7 @@ def fit(
         "class_chunk": class_chunk,
     }  # fmt: skip
     folder = output or default_folder(dataset, model, shots, seed, position, csc)
+    check_writable(folder)  # now, not after an hour of training
     if not overwrite:
         refuse_other_settings(folder, given)
     backbone = open_backbone(model, revision, device, dtype)
@@ -150,6 +152,15 @@ def default_folder(dataset: DataSet, model: str, shots: str, seed: int, position
     variant = f"{position.value}{'-csc' if csc else ''}"
     short_model = Path(model).name
     return Path(options.RUNS_FOLDER) / f"{dataset.name}-{short_model}-{variant}-{shots}shots-seed{seed}"
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UsageError when the run folder could not be made or written."""
+    from ..errors import UsageError
+
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UsageError(f'--output "{folder}" cannot be written: "{nearest}" is no folder that this user may write')
 
 
 def refuse_other_settings(folder: Path, given: dict[str, Any]) -> None:

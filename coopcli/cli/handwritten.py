@@ -37,7 +37,9 @@ def run(
     if predictions:
         write_predictions(predictions, result)
     if json:
-        print_json({"command": command, "data": dataset.name, "model": backbone.name, "templates": templates, **result.as_dict()})
+        print_json(
+            {"command": command, "data": dataset.name, "model": backbone.name, "templates": templates, **result.as_dict()}
+        )
     else:
         wording = f'"{templates[0]}"' if len(templates) == 1 else f"{len(templates)} templates"
         show_evaluation(f"{dataset.name} · {backbone.name} · {wording}", result)

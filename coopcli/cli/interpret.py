@@ -40,9 +40,7 @@ def interpret(
     check_backbone(learned, backbone)
     context = learned.context if learned.settings.csc else learned.context[None]
     owners = learned.class_names if learned.settings.csc else (None,)
-    near = [
-        nearest_tokens(of_class, backbone.text_encoder.token_embedding, backbone.tokenizer, top) for of_class in context
-    ]
+    near = [nearest_tokens(of_class, backbone.text_encoder.token_embedding, backbone.tokenizer, top) for of_class in context]
     if json:
         print_json(
             {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-class Device(str, Enum):
+class Device(StrEnum):
     """Where the towers run."""
 
     auto = "auto"
@@ -17,14 +17,14 @@ class Device(str, Enum):
     cuda = "cuda"
 
 
-class Dtype(str, Enum):
+class Dtype(StrEnum):
     """What the towers compute in."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
-class Position(str, Enum):
+class Position(StrEnum):
     """Where the class name stands in the prompt."""
 
     end = "end"
@@ -32,7 +32,7 @@ class Position(str, Enum):
     front = "front"
 
 
-class Split(str, Enum):
+class Split(StrEnum):
     """Which images to use."""
 
     train = "train"
@@ -43,7 +43,7 @@ class Split(str, Enum):
 
 DATA_HELP = (
     "A folder of class folders, a folder with train/, val/, test/ of those, a split_zhou_*.json (with --images), "
-    "or a data set of the [bold]datasets[/bold] library: a hub id or a local one."
+    "or a data set of the `datasets` library: a hub id or a local one."
 )
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"  # as in backbone.py, which is too heavy to import for --help
 RUNS_FOLDER = "coop-runs"
@@ -85,9 +85,7 @@ TemplateOption = Annotated[
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="Where to run; auto takes a GPU where there is one.", rich_help_panel=MACHINE)
 ]
-DtypeOption = Annotated[
-    Dtype, typer.Option("--dtype", help="What the frozen towers compute in.", rich_help_panel=MACHINE)
-]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="What the frozen towers compute in.", rich_help_panel=MACHINE)]
 NoCacheOption = Annotated[
     bool, typer.Option("--no-cache", help="Neither read nor write the feature cache.", rich_help_panel=MACHINE)
 ]

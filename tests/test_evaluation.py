@@ -1,0 +1,85 @@
+import oracle
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from test_artifact import prompt as some_prompt
+
+from coopcli.cache import FeatureCache
+from coopcli.errors import CoopError
+from coopcli.evaluation import check_backbone, classes_of, evaluate, hand_written_features, learned_features, score
+from coopcli.images import DataSet, load_data
+from coopcli.prompts import ContextSettings, random_context
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=80))
+def test_metrics_counted_one_by_one(pairs):
+    labels, predicted = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    metrics = score(labels, predicted, 5)
+    assert metrics.n == len(pairs)
+    assert metrics.top1 == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
+    recalls = [sum(b == k for a, b in pairs if a == k) / n if (n := sum(a == k for a, _ in pairs)) else None for k in range(5)]
+    assert metrics.per_class == recalls
+    present = [recall for recall in recalls if recall is not None]
+    assert metrics.macro == pytest.approx(sum(present) / len(present))
+    assert metrics.confusion == [[pairs.count((a, b)) for b in range(5)] for a in range(5)]
+
+
+def test_ensemble_is_the_mean_of_normalised_features_normalised_again(mini):
+    templates, names = ["a photo of a {}.", "{}", "itap of the {}."], ["star", "red_ring"]
+    each = [oracle.template_features(mini.model, mini.tokenizer, template, names) for template in templates]
+    expected = F.normalize(torch.stack(each).mean(0), dim=-1)
+    assert (hand_written_features(mini, templates, names) - expected).abs().max() < 1e-5
+
+
+def learned(mini, csc=False, names=("star", "ring", "heart")):
+    how = ContextSettings(4, "end", csc)
+    context = random_context(how, len(names), mini.text_encoder.width, seed=1)
+    return some_prompt(context=context, settings=how, class_names=names, folders=names, fingerprint=mini.fingerprint)
+
+
+def test_learned_features_for_other_classes(mini):
+    prompt = learned(mini)
+    names = ["moon", "star"]
+    expected = oracle.text_features(mini.model, mini.tokenizer, names, prompt.context)
+    assert (learned_features(mini, prompt, names) - expected).abs().max() < 1e-5
+
+
+def test_class_specific_contexts_go_with_their_names(mini):
+    prompt = learned(mini, csc=True)
+    expected = oracle.text_features(mini.model, mini.tokenizer, ["heart", "star"], prompt.context[[2, 0]])
+    assert (learned_features(mini, prompt, ["heart", "star"]) - expected).abs().max() < 1e-5
+    with pytest.raises(CoopError, match='none for "moon" and 1 more'):
+        learned_features(mini, prompt, ["star", "moon", "sun"])
+
+
+def test_the_prompt_names_the_folders():
+    prompt = some_prompt(class_names=("Annual Crop Land", "sea or lake"), folders=("AnnualCrop", "SeaLake"))
+
+    def data(folders, names=None):
+        return DataSet("d", tuple(names or folders), tuple(folders), {})
+
+    assert classes_of(prompt, data(["SeaLake", "AnnualCrop"])) == ("sea or lake", "Annual Crop Land")
+    assert classes_of(prompt, data(["0", "1"], ["Sea_or_Lake", "River"])) == ("sea or lake", "River")
+
+
+def test_evaluation_by_hand(mini, photos):
+    items = load_data(str(photos)).splits["all"]
+    axes = F.normalize(torch.randn(3, 128, generator=torch.Generator().manual_seed(0)), dim=-1)
+    result = evaluate(mini, axes, ["blue", "green", "red"], items, FeatureCache(None))
+    assert len(result.predicted) == len(result.probability) == 18
+    assert all(1 / 3 <= p <= 1 for p in result.probability)
+    assert result.metrics.top1 == sum(p == i.label for p, i in zip(result.predicted, items, strict=True)) / 18
+    assert list(result.as_dict()["per_class"]) == ["blue", "green", "red"]
+
+
+def test_no_images(mini):
+    with pytest.raises(CoopError, match="no images"):
+        evaluate(mini, torch.zeros(2, 128), ["a", "b"], [], FeatureCache(None))
+
+
+def test_a_prompt_of_another_model_is_refused(mini):
+    check_backbone(learned(mini), mini)
+    with pytest.raises(CoopError, match=r'learned on "mini".*"mini" .* is another model'):
+        check_backbone(some_prompt(), mini)

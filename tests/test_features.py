@@ -1,0 +1,107 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_picture
+from PIL import Image
+
+from coopcli.cache import FeatureCache
+from coopcli.errors import CoopError
+from coopcli.features import image_features, open_image, random_resized_crop, view_features
+from coopcli.images import ImageItem, load_data
+
+
+@pytest.fixture
+def items(photos):
+    return load_data(str(photos)).splits["all"]
+
+
+def count_encoded(mini, monkeypatch):
+    """Every row that goes through the image tower, from here on."""
+    rows = []
+    true = type(mini).encode_images
+    monkeypatch.setattr(type(mini), "encode_images", lambda self, pixels: (rows.append(len(pixels)), true(self, pixels))[1])
+    return rows
+
+
+def test_features_are_the_stock_models(mini, items):
+    mine = image_features(mini, items, FeatureCache(None))
+    images = [Image.open(io.BytesIO(item.read())).convert("RGB") for item in items]
+    pixels = mini.image_processor(images, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        expected = mini.model.get_image_features(pixel_values=pixels).pooler_output
+    assert mine.shape == (18, 128)
+    assert (mine - torch.nn.functional.normalize(expected, dim=-1)).abs().max() < 1e-5
+
+
+def test_second_time_nothing_is_encoded(mini, items, tmp_path, monkeypatch):
+    first = image_features(mini, items, FeatureCache(tmp_path))
+    views = view_features(mini, items, 3, FeatureCache(tmp_path))
+    rows = count_encoded(mini, monkeypatch)
+    assert torch.equal(image_features(mini, items, FeatureCache(tmp_path)), first)
+    assert torch.equal(view_features(mini, items, 3, FeatureCache(tmp_path)), views)
+    assert rows == []
+
+
+def test_a_changed_image_is_encoded_anew(mini, items, photos, tmp_path, monkeypatch):
+    first = image_features(mini, items, FeatureCache(tmp_path))
+    write_picture(photos / "red" / "0.png", (10, 10, 10), seed=99)
+    rows = count_encoded(mini, monkeypatch)
+    second = image_features(mini, items, FeatureCache(tmp_path))
+    assert len(rows) == 1
+    changed = [i for i in range(18) if not torch.equal(first[i], second[i])]
+    assert [items[i].name for i in changed] == ["red/0.png"]
+
+
+def test_a_feature_does_not_depend_on_its_neighbours(mini, items):
+    together = image_features(mini, items, FeatureCache(None))
+    alone = torch.cat([image_features(mini, [item], FeatureCache(None)) for item in items])
+    assert torch.equal(together, alone)
+
+
+def test_views_differ_and_come_back_the_same(mini, items):
+    views = view_features(mini, items[:4], 5, FeatureCache(None))
+    assert views.shape == (4, 5, 128)
+    assert torch.allclose(views.norm(dim=-1), torch.ones(4, 5), atol=1e-5)
+    assert not torch.equal(views[:, 0], views[:, 1])
+    assert torch.equal(views[:, :2], view_features(mini, items[:4], 2, FeatureCache(None)))
+
+
+def test_progress_ends_at_the_number_of_images(mini, items):
+    told = []
+    image_features(mini, items, FeatureCache(None), lambda *step: told.append(step))
+    assert told[-1] == (18, 18) and [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_an_unreadable_image_is_named(mini, content):
+    with pytest.raises(CoopError, match=r'image "cats/7\.png" cannot be read'):
+        image_features(mini, [ImageItem("cats/7.png", 0, lambda: content)], FeatureCache(None))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_any_colour_mode_becomes_rgb(mode):
+    held = io.BytesIO()
+    Image.new(mode, (5, 4)).save(held, "TIFF" if mode in ("CMYK", "I;16") else "PNG")
+    assert open_image(held.getvalue(), "x").mode == "RGB"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (64, 48)])
+def test_random_resized_crop_has_the_models_size(size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+    for seed in range(20):
+        assert random_resized_crop(image, 48, np.random.default_rng(seed)).size == (48, 48)
+
+
+def test_random_resized_crops_cover_the_scale_and_flip_half():
+    """On a horizontal ramp the crop's width shows as its contrast, the flip as its direction."""
+    ramp = Image.fromarray(np.broadcast_to(np.linspace(0, 255, 200, dtype=np.uint8)[None, :, None], (200, 200, 3)).copy())
+    rng = np.random.default_rng(0)
+    rises, widths = [], []
+    for _ in range(400):
+        row = np.asarray(random_resized_crop(ramp, 32, rng)).astype(int)[16, :, 0]
+        rises.append(row[-1] > row[0])
+        widths.append(abs(row[-1] - row[0]) / 255)
+    assert 0.4 < np.mean(rises) < 0.6
+    assert 0.2 < min(widths) < 0.35 and max(widths) > 0.9
