@@ -1,3 +1,53 @@
-"""coop: learn prompts for CLIP from a few labelled images (CoOp, Zhou et al., IJCV 2022)."""
+"""coop: learn prompts for CLIP from a few labelled images (CoOp, Zhou et al., IJCV 2022).
+
+    from coopcli import fit, load_backbone, load_data, paper_recipe
+
+Names are imported when they are first used: `import coopcli` alone loads neither PyTorch nor transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .artifact import LearnedPrompt as LearnedPrompt
+    from .artifact import load_prompt as load_prompt
+    from .backbone import load_backbone as load_backbone
+    from .cache import FeatureCache as FeatureCache
+    from .errors import CoopError as CoopError
+    from .evaluation import evaluate as evaluate
+    from .evaluation import hand_written_features as hand_written_features
+    from .evaluation import learned_features as learned_features
+    from .features import image_features as image_features
+    from .fitting import fit as fit
+    from .images import load_data as load_data
+    from .interpret import nearest_tokens as nearest_tokens
+    from .prompts import ContextSettings as ContextSettings
+    from .training import Recipe as Recipe
+    from .training import paper_recipe as paper_recipe
+
+_HOMES = {
+    "LearnedPrompt": "artifact",
+    "load_prompt": "artifact",
+    "load_backbone": "backbone",
+    "FeatureCache": "cache",
+    "CoopError": "errors",
+    "evaluate": "evaluation",
+    "hand_written_features": "evaluation",
+    "learned_features": "evaluation",
+    "image_features": "features",
+    "fit": "fitting",
+    "load_data": "images",
+    "nearest_tokens": "interpret",
+    "ContextSettings": "prompts",
+    "Recipe": "training",
+    "paper_recipe": "training",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from .artifact import LearnedPrompt
 from .backbone import Backbone
-from .cache import FeatureCache
 from .errors import CoopError
-from .features import Progress, image_features
 from .images import DataSet, ImageItem
 from .prompts import context_prompts, hand_written_prompts, readable_name
 
@@ -113,27 +111,19 @@ def check_backbone(prompt: LearnedPrompt, backbone: Backbone) -> None:
 
 
 def evaluate(
-    backbone: Backbone,
-    class_features: Tensor,
-    class_names: Sequence[str],
-    items: Sequence[ImageItem],
-    cache: FeatureCache,
-    on_progress: Progress | None = None,
+    images: Tensor, class_features: Tensor, logit_scale: float, class_names: Sequence[str], items: Sequence[ImageItem]
 ) -> Evaluation:
-    """Classify labelled images with class features [K, p] and score the result.
+    """Classify images by their features [n, p] with class features [K, p], and score against the labels of `items`.
 
-    Raises CoopError without images, or naming an image that cannot be read.
+    p(y=k|x) = softmax_k(logit_scale * cos(x, t_k)); CoOp, Equation 1. Raises CoopError without images.
     """
     if not items:
         raise CoopError("there are no images to evaluate on")
-    features = image_features(backbone, items, cache, on_progress)
-    probabilities = (backbone.logit_scale * features @ class_features.T).softmax(dim=-1)
+    probabilities = (logit_scale * images @ class_features.T).softmax(dim=-1)
     best = probabilities.max(dim=-1)
     labels = torch.tensor([item.label for item in items])
-    return Evaluation(
-        tuple(class_names), tuple(items), best.indices.tolist(), best.values.tolist(),
-        score(labels, best.indices, len(class_names)),
-    )  # fmt: skip
+    metrics = score(labels, best.indices, len(class_names))
+    return Evaluation(tuple(class_names), tuple(items), best.indices.tolist(), best.values.tolist(), metrics)
 
 
 def score(labels: Tensor, predicted: Tensor, n_classes: int) -> Metrics:

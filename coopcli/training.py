@@ -47,6 +47,11 @@ def paper_epochs(shots: int | None, n_classes: int) -> int:
     return 100 if shots is not None and shots <= 4 else 200
 
 
+def paper_recipe(shots: int | None, n_classes: int) -> Recipe:
+    """The paper's recipe for so many shots (None: all) and classes."""
+    return Recipe(epochs=paper_epochs(shots, n_classes))
+
+
 def learning_rate(recipe: Recipe, epoch: int) -> float:
     """The rate of epoch 0..T-1: constant while warming up, then a cosine that starts at the full rate.
 

@@ -1,3 +1,5 @@
+import math
+
 import oracle
 import pytest
 import torch
@@ -6,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_artifact import prompt as some_prompt
 
-from coopcli.cache import FeatureCache
 from coopcli.errors import CoopError
 from coopcli.evaluation import check_backbone, classes_of, evaluate, hand_written_features, learned_features, score
-from coopcli.images import DataSet, load_data
+from coopcli.images import DataSet, ImageItem
 from coopcli.prompts import ContextSettings, random_context
 
 
@@ -64,19 +65,21 @@ def test_the_prompt_names_the_folders():
     assert classes_of(prompt, data(["0", "1"], ["Sea_or_Lake", "River"])) == ("sea or lake", "River")
 
 
-def test_evaluation_by_hand(mini, photos):
-    items = load_data(str(photos)).splits["all"]
-    axes = F.normalize(torch.randn(3, 128, generator=torch.Generator().manual_seed(0)), dim=-1)
-    result = evaluate(mini, axes, ["blue", "green", "red"], items, FeatureCache(None))
-    assert len(result.predicted) == len(result.probability) == 18
-    assert all(1 / 3 <= p <= 1 for p in result.probability)
-    assert result.metrics.top1 == sum(p == i.label for p, i in zip(result.predicted, items, strict=True)) / 18
-    assert list(result.as_dict()["per_class"]) == ["blue", "green", "red"]
+def test_evaluation_by_hand():
+    items = [ImageItem(str(i), label, bytes) for i, label in enumerate([0, 1, 1, 2])]
+    axes = torch.eye(3)
+    images = F.normalize(torch.tensor([[2.0, 1, 0], [0, 3, 1], [3, 2, 0], [0, 0, 1]]), dim=-1)
+    result = evaluate(images, axes, 10.0, ["a", "b", "c"], items)
+    assert result.predicted == [0, 1, 0, 2]
+    first = [math.exp(10 * x) for x in images[0].tolist()]
+    assert result.probability[0] == pytest.approx(first[0] / sum(first))
+    assert result.metrics.top1 == 0.75
+    assert result.as_dict()["per_class"] == {"a": 1.0, "b": 0.5, "c": 1.0}
 
 
-def test_no_images(mini):
+def test_no_images():
     with pytest.raises(CoopError, match="no images"):
-        evaluate(mini, torch.zeros(2, 128), ["a", "b"], [], FeatureCache(None))
+        evaluate(torch.zeros(0, 128), torch.zeros(2, 128), 1.0, ["a", "b"], [])
 
 
 def test_a_prompt_of_another_model_is_refused(mini):

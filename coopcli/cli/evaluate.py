@@ -38,6 +38,7 @@ def evaluate(
     from ..artifact import load_prompt
     from ..evaluation import check_backbone, classes_of, learned_features
     from ..evaluation import evaluate as evaluate_features
+    from ..features import image_features
     from ..images import load_data
     from .setup import open_backbone, open_cache, pick_items
 
@@ -53,7 +54,8 @@ def evaluate(
     check_backbone(learned, backbone)
     features = learned_features(backbone, learned, class_names)
     with progress() as live:
-        result = evaluate_features(backbone, features, class_names, items, open_cache(no_cache), Bars(live).images("images"))
+        seen = image_features(backbone, items, open_cache(no_cache), Bars(live).images("images"))
+    result = evaluate_features(seen, features, backbone.logit_scale, class_names, items)
     if predictions:
         write_predictions(predictions, result)
     if json:

@@ -15,7 +15,7 @@ from .console import Bars, out, percent, print_json, progress, say
 from .options import Device, Dtype, Position
 
 if TYPE_CHECKING:
-    from ..fit import Fit
+    from ..fitting import Fit
     from ..images import DataSet
 
 CONTEXT, RECIPE = "Context", "Recipe"
@@ -101,8 +101,8 @@ def fit(
     """
     wanted_shots = _shots(shots)
 
-    from ..fit import Watch, write_run
-    from ..fit import fit as fit_prompt
+    from ..fitting import Watch, write_run
+    from ..fitting import fit as fit_prompt
     from ..images import load_data
     from ..prompts import ContextSettings, tokenize
     from ..training import Recipe, paper_epochs

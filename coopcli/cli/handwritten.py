@@ -25,6 +25,7 @@ def run(
 ) -> None:
     """Evaluate hand-written templates and show the result."""
     from ..evaluation import evaluate, hand_written_features
+    from ..features import image_features
     from ..images import load_data
     from .setup import open_backbone, open_cache, pick_items
 
@@ -33,7 +34,8 @@ def run(
     backbone = open_backbone(model, revision, device, dtype)
     features = hand_written_features(backbone, templates, dataset.class_names)
     with progress() as live:
-        result = evaluate(backbone, features, dataset.class_names, items, open_cache(no_cache), Bars(live).images("images"))
+        seen = image_features(backbone, items, open_cache(no_cache), Bars(live).images("images"))
+    result = evaluate(seen, features, backbone.logit_scale, dataset.class_names, items)
     if predictions:
         write_predictions(predictions, result)
     if json:

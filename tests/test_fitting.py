@@ -6,7 +6,7 @@ import torch
 from coopcli.artifact import load_prompt
 from coopcli.cache import FeatureCache
 from coopcli.errors import UsageError
-from coopcli.fit import Watch, few_shot_hash, fit, write_run
+from coopcli.fitting import Watch, few_shot_hash, fit, write_run
 from coopcli.images import load_data
 from coopcli.prompts import ContextSettings
 from coopcli.training import Recipe

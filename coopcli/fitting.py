@@ -21,7 +21,7 @@ from .backbone import Backbone
 from .cache import FeatureCache
 from .errors import UsageError
 from .evaluation import Evaluation, evaluate, hand_written_features, learned_features
-from .features import view_features
+from .features import image_features, view_features
 from .fewshot import few_shot_lists
 from .images import DataSet, ImageItem
 from .prompts import ContextSettings, context_prompts, random_context, word_context
@@ -125,15 +125,18 @@ def fit(
             "torch": torch.__version__,
         },
     )
-    results: list[Evaluation | None] = [None, None]
+    learned_test = hand_written_test = None
     if test:
-        for i, class_features in enumerate((learned_features(backbone, prompt, names), hand_written)):
-            results[i] = evaluate(backbone, class_features, names, test, cache, lambda *n: watch.on_images("test images", *n))
+        images = image_features(backbone, test, cache, lambda *n: watch.on_images("test images", *n))
+        learned_test, hand_written_test = (
+            evaluate(images, class_features, backbone.logit_scale, names, test)
+            for class_features in (learned_features(backbone, prompt, names), hand_written)
+        )
     else:
         logger.warning("no image is left to test on: every one was used for training")
     tested = time.perf_counter()
     seconds = {"features": featured - started, "training": trained - featured, "evaluation": tested - trained}
-    return Fit(prompt, log, train, val, results[0], results[1], seconds)
+    return Fit(prompt, log, train, val, learned_test, hand_written_test, seconds)
 
 
 def few_shot_hash(items: Sequence[ImageItem]) -> str:
