@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from .errors import CoopError
 from .prompts import Prompt
 from .text_encoder import TextEncoder
+
+# Numbers in one activation below which a step gains nothing from a second thread, and loses much where the cores are busy.
+TINY = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,17 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     return recipe.lr * (1 + math.cos(math.pi * (epoch - recipe.warmup_epochs) / recipe.epochs)) / 2
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch's CPU kernels run on the calling thread alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def train_context(
     encoder: TextEncoder,
     prompts: Sequence[Prompt],
@@ -91,28 +106,30 @@ def train_context(
     n_images, n_views = features.shape[:2]
     used = n_images - n_images % recipe.batch_size if n_images >= recipe.batch_size else n_images
 
-    for epoch in range(recipe.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, epoch)
-        order = torch.randperm(n_images, generator=generator)[:used].to(device)
-        drawn = torch.randint(n_views, (n_images,), generator=generator).to(device)
-        losses, correct = [], []
-        for batch in order.split(recipe.batch_size):
-            text = encoder.encode_trees(trees, learned)
-            logits = logit_scale * features[batch, drawn[batch]] @ text.T
-            loss = F.cross_entropy(logits, labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-            correct.append((logits.detach().argmax(-1) == labels[batch]).float().mean())
-        loss_of_epoch, accuracy = torch.stack([torch.stack(losses), torch.stack(correct)]).mean(dim=1).tolist()
-        log = EpochLog(epoch, recipe.epochs, learning_rate(recipe, epoch), loss_of_epoch, accuracy)
-        if not math.isfinite(log.loss):
-            raise CoopError(
-                f"the loss is no longer a number in epoch {epoch + 1} of {recipe.epochs}; "
-                "try a smaller --lr, or --dtype float32"
-            )
-        if on_epoch:
-            on_epoch(log)
+    largest = max(tree.n_nodes for tree in trees) * encoder.width
+    with one_thread() if largest < TINY else nullcontext():
+        for epoch in range(recipe.epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, epoch)
+            order = torch.randperm(n_images, generator=generator)[:used].to(device)
+            drawn = torch.randint(n_views, (n_images,), generator=generator).to(device)
+            losses, correct = [], []
+            for batch in order.split(recipe.batch_size):
+                text = encoder.encode_trees(trees, learned)
+                logits = logit_scale * features[batch, drawn[batch]] @ text.T
+                loss = F.cross_entropy(logits, labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+                correct.append((logits.detach().argmax(-1) == labels[batch]).float().mean())
+            loss_of_epoch, accuracy = torch.stack([torch.stack(losses), torch.stack(correct)]).mean(dim=1).tolist()
+            log = EpochLog(epoch, recipe.epochs, learning_rate(recipe, epoch), loss_of_epoch, accuracy)
+            if not math.isfinite(log.loss):
+                raise CoopError(
+                    f"the loss is no longer a number in epoch {epoch + 1} of {recipe.epochs}; "
+                    "try a smaller --lr, or --dtype float32"
+                )
+            if on_epoch:
+                on_epoch(log)
     return learned.detach().cpu()

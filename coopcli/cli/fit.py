@@ -119,26 +119,26 @@ def fit(
         weight_decay=weight_decay,
         views=views,
     )
-    given = {
-        "data": data, "images": images and str(images), "classnames": classnames and str(classnames), "shots": shots,
-        "seed": seed, "model": model, "revision": revision, "context_length": context_length, "position": position.value,
-        "csc": csc, "init": init, "template": template, **vars(recipe), "device": device.value, "dtype": dtype.value,
-        "class_chunk": class_chunk,
-    }  # fmt: skip
     folder = output or default_folder(dataset, model, shots, seed, position, csc)
     check_writable(folder)  # now, not after an hour of training
-    if not overwrite:
-        refuse_other_settings(folder, given)
     backbone = open_backbone(model, revision, device, dtype)
     length = context_length or (len(tokenize(backbone.tokenizer, init)) if init else 16)
     settings = ContextSettings(length, position.value, csc)
+    resolved = {
+        "data": data, "images": images and str(images), "classnames": classnames and str(classnames), "shots": shots,
+        "seed": seed, "model": model, "revision": revision, "fingerprint": backbone.fingerprint, **vars(settings),
+        "init": init, "template": template, **vars(recipe), "device": backbone.device.type, "dtype": dtype.value,
+        "class_chunk": class_chunk,
+    }  # fmt: skip
+    if not overwrite:
+        refuse_other_settings(folder, resolved)
     with progress() as live:
         bars = Bars(live)
         result = fit_prompt(
             backbone, dataset, recipe, settings, wanted_shots, seed, init, template, open_cache(no_cache), class_chunk,
             Watch(bars.update, bars.epoch),
         )  # fmt: skip
-    write_run(folder, result, given)
+    write_run(folder, result, resolved)
     if json:
         print_json(_summary(result, dataset, folder))
     else:
@@ -163,7 +163,7 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f'--output "{folder}" cannot be written: "{nearest}" is no folder that this user may write')
 
 
-def refuse_other_settings(folder: Path, given: dict[str, Any]) -> None:
+def refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
     """A run folder is only replaced by the same command; another one needs --overwrite."""
     from json import loads
 
@@ -175,7 +175,7 @@ def refuse_other_settings(folder: Path, given: dict[str, Any]) -> None:
         before = loads((folder / "settings.json").read_text("utf-8"))
     except (OSError, ValueError):
         before = {}
-    changed = [f"{key}: {before.get(key)} -> {given[key]}" for key in given if before.get(key) != given[key]]
+    changed = [f"{key}: {before.get(key)} -> {settings[key]}" for key in settings if before.get(key) != settings[key]]
     if changed:
         raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
 
