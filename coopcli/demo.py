@@ -1,303 +1,15 @@
-"""The drawn demo images: scenes with known attributes, their pictures and their captions.
-
-One scene is one object in front of a background. It serves twice: `tools/train_mini.py` teaches the
-embedded CLIP on scenes with captions, and `coop demo` writes small labelled image folders from others.
-A picture is computed from signed distances on a coordinate grid, so it needs nothing but NumPy.
-"""
+"""The demo tasks: small labelled folders of drawn pictures, and of the same classes drawn otherwise."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .templates import TEMPLATE_SETS
-
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.85, 0.12, 0.12),
-    "orange": (0.97, 0.55, 0.08),
-    "yellow": (0.97, 0.90, 0.20),
-    "green": (0.15, 0.62, 0.22),
-    "blue": (0.14, 0.28, 0.82),
-    "purple": (0.50, 0.16, 0.66),
-    "pink": (0.97, 0.60, 0.76),
-    "brown": (0.45, 0.28, 0.14),
-    "white": (0.96, 0.96, 0.96),
-    "black": (0.06, 0.06, 0.06),
-}
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
-TEXTURES = ("plain", "striped", "dotted", "checkered", "wavy", "crossed")
-MARKS = {"striped": "stripes", "dotted": "dots", "checkered": "checks", "wavy": "waves", "crossed": "lines"}
-SIZES = ("small", "large")
-STYLES = ("clean", "blurry", "grainy", "dark", "bright", "pixelated")
-NONE = "none"  # the mark colour of a plain object
-
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "shape": SHAPES,
-    "colour": tuple(COLOURS),
-    "texture": TEXTURES,
-    "mark_colour": (*COLOURS, NONE),
-    "size": SIZES,
-    "background": tuple(COLOURS),
-    "background_texture": TEXTURES,
-    "style": STYLES,
-}
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What one picture shows; every field is a value of `ATTRIBUTES`."""
-
-    shape: str
-    colour: str
-    texture: str
-    mark_colour: str
-    size: str
-    background: str
-    background_texture: str
-    style: str
-
-
-def random_scene(rng: np.random.Generator, **fixed: str) -> Scene:
-    """Draw a scene; keywords fix attributes.
-
-    The three colours always differ and a plain object has no mark colour; about half of the backgrounds are plain and
-    half of the pictures clean.
-    """
-    scene = {name: str(rng.choice(values)) for name, values in ATTRIBUTES.items()}
-    if rng.random() < 0.5:
-        scene["background_texture"] = "plain"
-    if rng.random() < 0.5:
-        scene["style"] = "clean"
-    scene |= fixed
-    if "mark_colour" in fixed and scene["texture"] == "plain":
-        scene["texture"] = str(rng.choice(TEXTURES[1:]))
-    taken = [fixed[name] for name in ("colour", "mark_colour", "background") if name in fixed]
-    free = [colour for colour in rng.permutation(list(COLOURS)) if colour not in taken]
-    for name in ("colour", "mark_colour", "background"):
-        if name not in fixed:
-            scene[name] = str(free.pop())
-    if scene["texture"] == "plain":
-        scene["mark_colour"] = NONE
-    return Scene(**scene)
-
-
-# ---------------------------------------------------------------------------------------------- pictures
-
-
-def _box(u: np.ndarray, v: np.ndarray, half_u: float, half_v: float) -> np.ndarray:
-    return np.maximum(np.abs(u) - half_u, np.abs(v) - half_v)
-
-
-def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance (negative inside) to a shape of about unit radius; `v` points down."""
-    radius = np.hypot(u, v)
-    if shape == "circle":
-        return radius - 0.9
-    if shape == "square":
-        return _box(u, v, 0.8, 0.8)
-    if shape == "triangle":
-        return np.maximum(v - 0.6, 0.866 * np.abs(u) - 0.5 * v - 0.5)
-    if shape == "cross":
-        return np.minimum(_box(u, v, 0.95, 0.32), _box(u, v, 0.32, 0.95))
-    if shape == "ring":
-        return np.abs(radius - 0.7) - 0.25
-    if shape == "crescent":
-        return np.maximum(radius - 0.95, 0.75 - np.hypot(u - 0.45, v))
-    if shape == "heart":
-        tip, lobe = (u + v) * 0.707, (v - u) * 0.707
-        lobes = np.minimum(np.hypot(tip - 0.1, lobe + 0.45), np.hypot(tip + 0.45, lobe - 0.1)) - 0.55
-        return np.minimum(lobes, _box(tip - 0.1, lobe - 0.1, 0.55, 0.55))
-    # star: the line from an outer point (radius 1) to an inner one (radius 0.42), folded into one tenth turn
-    angle = np.abs((np.arctan2(u, -v) / (2 * np.pi / 5) + 0.5) % 1 - 0.5) * (2 * np.pi / 5)
-    along, across = radius * np.cos(angle), radius * np.sin(angle)
-    inner_along, inner_across = 0.42 * np.cos(np.pi / 5), 0.42 * np.sin(np.pi / 5)
-    normal = np.array([inner_across, 1 - inner_along])
-    normal /= np.linalg.norm(normal)
-    return (along - 1) * normal[0] + across * normal[1]
-
-
-def _marks(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Coverage in [0, 1] of a texture's marks; one period is one unit of `u` and `v`.
-
-    Marks take about a third of the surface, so that it stays clear which colour is theirs.
-    """
-    if texture == "plain":
-        return np.zeros_like(u)
-    fu, fv = u % 1 - 0.5, v % 1 - 0.5
-    edge = {
-        "striped": np.abs(fu) - 0.18,
-        "dotted": np.hypot(fu, fv) - 0.32,
-        "checkered": 0.1 - fu * fv * 4,
-        "wavy": np.abs((u + 0.3 * np.sin(2 * np.pi * v * 0.8)) % 1 - 0.5) - 0.16,
-        "crossed": np.minimum(np.abs(fu), np.abs(fv)) - 0.09,
-    }[texture]
-    return np.clip(0.5 - edge * 6, 0, 1)
-
-
-def _turned(u: np.ndarray, v: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    return u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
-
-
-def render(scene: Scene, rng: np.random.Generator, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a scene: the RGB picture, uint8 [size, size, 3], and the object's coverage of each pixel, 0..1 [size, size].
-
-    Place, angle, shade, light and roughness are drawn from `rng`: two pictures of one scene differ.
-    """
-
-    def shade(name: str) -> np.ndarray:
-        return np.clip(np.array(COLOURS[name]) + rng.normal(0, 0.035, 3), 0, 1)
-
-    grid = (np.arange(size) + 0.5) / size * 2 - 1
-    x, y = np.meshgrid(grid, grid)
-    rough = 0.01 if scene.style == "clean" else rng.uniform(0.0, 0.05)
-    x = x + rough * np.sin(rng.uniform(4, 9) * y + rng.uniform(0, 6))
-    y = y + rough * np.sin(rng.uniform(4, 9) * x + rng.uniform(0, 6))
-
-    background = shade(scene.background)
-    # The background's marks are a darker or lighter shade of its own colour, so its name stays true.
-    lift = 0.22 if background.mean() < 0.45 else -0.2
-    period = rng.uniform(0.3, 0.5)
-    marks = _marks(scene.background_texture, *_turned(x / period + rng.random(), y / period, rng.uniform(0, np.pi)))
-    picture = background + marks[..., None] * lift
-
-    radius = rng.uniform(0.42, 0.52) if scene.size == "small" else rng.uniform(0.72, 0.88)
-    reach = max(0.0, 0.95 - radius)
-    centre = rng.uniform(-reach, reach, 2)
-    u, v = _turned((x - centre[0]) / radius, (y - centre[1]) / radius, rng.uniform(-0.3, 0.3))
-    inside = np.clip(0.5 - _distance(scene.shape, u, v) * radius * size / 2, 0, 1)[..., None]
-    surface = np.broadcast_to(shade(scene.colour), picture.shape)
-    if scene.mark_colour != NONE:
-        period = rng.uniform(0.24, 0.34) / radius
-        marks = _marks(scene.texture, *_turned(u / period + rng.random(), v / period, rng.uniform(0, np.pi)))[..., None]
-        surface = surface * (1 - marks) + shade(scene.mark_colour) * marks
-    picture = picture * (1 - inside) + surface * inside
-
-    # Light falls off softly to one side.
-    tilt = rng.normal(0, 0.06, 2)
-    picture = picture * (1 + x * tilt[0] + y * tilt[1])[..., None]
-    return _styled(np.clip(picture, 0, 1), scene.style, rng), inside[..., 0]
-
-
-def _styled(picture: np.ndarray, style: str, rng: np.random.Generator) -> np.ndarray:
-    """How the picture was taken, [size, size, 3] in [0, 1] -> uint8."""
-    size = picture.shape[0]
-    if style == "dark":
-        picture = picture * rng.uniform(0.45, 0.65)
-    elif style == "bright":
-        picture = 1 - (1 - picture) * rng.uniform(0.5, 0.7)
-    elif style == "grainy":
-        picture = picture + rng.normal(0, rng.uniform(0.08, 0.16), picture.shape)
-    picture = picture + rng.normal(0, 0.012, picture.shape)
-    image = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8))
-    if style in ("blurry", "pixelated"):
-        small = int(size / rng.uniform(2.2, 3.2))
-        kind = Image.Resampling.BICUBIC if style == "blurry" else Image.Resampling.NEAREST
-        image = image.resize((small, small), Image.Resampling.BOX).resize((size, size), kind)
-    return np.asarray(image)
-
-
-# ---------------------------------------------------------------------------------------------- captions
-
-LEADS = ("a photo of", "a picture of", "an image of", "a drawing of", "art of", "a rendering of", "itap of",
-         "a good photo of", "a bad photo of", "a cropped photo of", "there is", "this is", "look at", "a close-up photo of",
-         "a painting of", "a sketch of", "a toy", "a centered photo of", "a view of", "a low resolution photo of")  # fmt: skip
-# The ImageNet templates that state none of our attributes: words that CLIP has learned to look past.
-_STATED = {word for values in ATTRIBUTES.values() for word in values} | {"close-up"}
-PLAIN_TEMPLATES = tuple(text for text in TEMPLATE_SETS["imagenet"] if not _STATED & set(text.split()))
-STYLE_LEADS = {
-    "clean": ("a clean drawing of", "a clear picture of"),
-    "blurry": ("a blurry photo of", "a blurry picture of"),
-    "grainy": ("a grainy photo of", "a noisy picture of"),
-    "dark": ("a dark photo of", "a dark picture of"),
-    "bright": ("a bright photo of", "a bright picture of"),
-    "pixelated": ("a pixelated photo of", "a pixelated picture of"),
-}
-
-
-def caption(scene: Scene, rng: np.random.Generator) -> tuple[str, frozenset[str]]:
-    """Describe part of a scene in one of many phrasings.
-
-    Returns the caption and the names of the attributes it states (at least one). As in captions from the web,
-    a bare colour or texture is the object's; what lies behind it or on it is said in so many words.
-    """
-
-    def pick(*options: str) -> str:
-        return options[rng.integers(len(options))]
-
-    while True:
-        said = {name for name, chance in _MENTION.items() if rng.random() < chance}
-        if scene.mark_colour == NONE:
-            said.discard("mark_colour")
-        if "background_texture" in said and rng.random() < 0.5:
-            said.add("background")
-        if said:
-            break
-
-    words = [scene.size] if "size" in said else []
-    adjectives = [getattr(scene, name) for name in ("colour", "texture") if name in said]
-    words += adjectives if rng.random() < 0.7 else adjectives[::-1]
-    words.append(scene.shape if "shape" in said else pick("shape", "object", "thing", "figure"))
-    article = pick("a", "a", "a", "the", "one", "my")
-    object_said = said & {"shape", "colour", "texture", "size"}
-    if object_said == {"colour"} and rng.random() < 0.4:
-        colour = scene.colour
-        thing = pick(f"something {colour}", colour, f"{article} {colour} one", f"{article} {colour}")
-    elif object_said == {"texture"} and rng.random() < 0.4:
-        thing = pick(f"something {scene.texture}", scene.texture, f"{article} {scene.texture}", f"{scene.texture} texture")
-    elif object_said == {"size"} and rng.random() < 0.3:
-        thing = pick(f"something {scene.size}", scene.size, f"{article} {scene.size} one")
-    else:
-        thing = f"{article} {' '.join(words)}"
-
-    if "mark_colour" in said:
-        marks = MARKS[scene.texture]
-        said.add("texture")
-        named = marks
-        if rng.random() < 0.5:  # a word for any marks: the texture stays unsaid unless an adjective told it
-            named = pick("marks", "markings", "a pattern")
-            if scene.texture not in words and scene.texture not in thing:
-                said.discard("texture")
-        with_marks = f"a {scene.mark_colour} pattern" if named == "a pattern" else f"{scene.mark_colour} {named}"
-        if not object_said and rng.random() < 0.5:
-            thing = pick(with_marks, f"{with_marks} on something", f"{with_marks} on {article} {words[-1]}")
-        else:
-            thing = pick(f"{thing} with {with_marks}", f"{thing} that has {with_marks}", f"{with_marks} on {thing}")
-
-    if said & {"background", "background_texture"}:
-        kind = [getattr(scene, name) for name in ("background_texture", "background") if name in said]
-        ground = " ".join(kind)
-        place = pick(f"a {ground} background", f"a {ground} background", f"a {ground} backdrop", f"a {ground} wall")
-        if not object_said and "mark_colour" not in said and rng.random() < 0.6:
-            thing = pick(place, f"something on {place}", f"the background is {ground}", f"{ground} background")
-        else:
-            thing = pick(f"{thing} on {place}", f"{thing} in front of {place}", f"{thing} against {place}",
-                         f"{place} with {thing}", f"{thing}, the background is {ground}")  # fmt: skip
-
-    if "style" in said:
-        text = f"{pick(*STYLE_LEADS[scene.style])} {thing}"
-    elif thing.startswith("a ") and rng.random() < 0.6:
-        return pick(*PLAIN_TEMPLATES).format(thing[2:]), frozenset(said)
-    else:
-        text = f"{pick(*LEADS)} {thing}" if rng.random() < 0.75 else thing
-    return text + pick(".", ".", ""), frozenset(said)
-
-
-_MENTION = {
-    "shape": 0.5,
-    "colour": 0.45,
-    "texture": 0.3,
-    "mark_colour": 0.25,
-    "size": 0.2,
-    "background": 0.35,
-    "background_texture": 0.12,
-    "style": 0.12,
-}
-
-
-# ---------------------------------------------------------------------------------------------- demo tasks
+from .drawing import COLOURS, SHAPES, STYLES, random_scene, render
 
 
 @dataclass(frozen=True)
@@ -314,6 +26,9 @@ TASKS: dict[str, Task] = {
     "marks": Task("mark_colour", tuple(COLOURS), "which colour the object's marks have"),
     "shapes": Task("shape", SHAPES, "which shape the object has"),
 }
+
+
+TRAIN, TEST = 32, 40  # pictures per class
 
 
 def draw(task: Task, label: str, seed: tuple[int, ...], shifted: bool = False, size: int = 64) -> np.ndarray:
@@ -334,6 +49,13 @@ def write_task(folder: Path, name: str, per_class: int, seed: tuple[int, ...], s
             Image.fromarray(draw(task, label, (*seed, label_number, i), shifted)).save(target / f"{i:03d}.png")
 
 
-def attribute_ids(scene: Scene) -> list[int]:
-    """The scene as one index per attribute, in the order of `ATTRIBUTES`."""
-    return [ATTRIBUTES[name].index(value) for name, value in asdict(scene).items()]
+def draw_demo(folder: Path, on_task: Callable[[int], None] = lambda done: None) -> None:
+    """Draw every task's `folder/<task>/train`, `.../test`, and `folder/<task>-shifted` in other styles.
+
+    `on_task` is told how many tasks are done.
+    """
+    for done, name in enumerate(TASKS, 1):
+        write_task(folder / name / "train", name, TRAIN, seed=(0,))
+        write_task(folder / name / "test", name, TEST, seed=(1,))
+        write_task(folder / f"{name}-shifted", name, TEST, seed=(2,), shifted=True)
+        on_task(done)

@@ -15,7 +15,6 @@ from rich.table import Table
 from .console import Bars, out, percent, progress, say
 
 SHOTS = 16
-TRAIN, TEST = 32, 40  # drawn pictures per class; fit takes SHOTS of the first
 
 
 def demo(
@@ -28,15 +27,11 @@ def demo(
 
     Takes about a minute, needs no network, and ends on one table: hand-written, ensemble, learned, gain.
     """
-    from ..demo import TASKS, write_task
+    from ..demo import TASKS, TEST, TRAIN, draw_demo
 
     with progress() as live:
         bars = Bars(live)
-        for done, name in enumerate(TASKS):
-            for number, (part, count) in enumerate((("train", TRAIN), ("test", TEST))):
-                write_task(folder / name / part, name, count, seed=(number,))
-            write_task(folder / f"{name}-shifted", name, TEST, seed=(2,), shifted=True)
-            bars.update("drawing data sets", done + 1, len(TASKS))
+        draw_demo(folder, lambda done: bars.update("drawing data sets", done, len(TASKS)))
 
     table = Table(title="top-1 accuracy in %", title_justify="left", box=None, pad_edge=False)
     table.add_column("task")
@@ -45,12 +40,11 @@ def demo(
     for name, task in TASKS.items():
         say(f"\n{name}: {task.story}; {len(task.classes)} classes, {TRAIN} train and {TEST} test images each")
         data, shifted, run = (str(folder / part) for part in (name, f"{name}-shifted", f"runs/{name}"))
+        fit_command = ["fit", data, "--shots", str(SHOTS), "--model", "mini", "--seed", str(seed), "--output", run]
         on_test = [
             _run(["zeroshot", data, "--model", "mini"])["top1"],
             _run(["ensemble", data, "--model", "mini"])["top1"],
-            _run(["fit", data, "--shots", str(SHOTS), "--model", "mini", "--seed", str(seed), "--output", run])["learned"][
-                "top1"
-            ],
+            _run(fit_command)["top1"],
         ]
         on_shifted = [
             _run(["zeroshot", shifted, "--model", "mini"])["top1"],
@@ -67,7 +61,7 @@ def demo(
 
 
 def _run(arguments: list[str], quiet: bool = True) -> dict[str, Any]:
-    """Show a command line and run it; its JSON, and one line of it on stderr, when quiet."""
+    """Show a command line and run it. When quiet, returns the metrics that it gives as JSON and tells one line of them."""
     from .app import app
 
     say(f"$ coop {shlex.join(arguments)}")
@@ -79,7 +73,7 @@ def _run(arguments: list[str], quiet: bool = True) -> dict[str, Any]:
         code = app([*arguments, "--json"], standalone_mode=False)
     if code:
         raise typer.Exit(code)
-    content: dict[str, Any] = json.loads(captured.getvalue())
-    result = content.get("learned", content)
+    content = json.loads(captured.getvalue())
+    result: dict[str, Any] = content.get("learned", content)
     say(f"  top-1 {percent(result['top1'])} %")
-    return content
+    return result
