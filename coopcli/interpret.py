@@ -38,13 +38,17 @@ def nearest_tokens(context: Tensor, token_embedding: Tensor, tokenizer: CLIPToke
 
 
 def readable_token(tokenizer: CLIPTokenizer, token_id: int) -> str:
-    """The token's text; a piece that does not end a word is marked with a trailing hyphen: "photo", "phot-"."""
+    """The token's text; a piece that does not end a word is marked with a trailing hyphen: "photo", "phot-".
+
+    Bytes that are no text of their own, and unprintable letters, stand as escapes: "\\xc3-".
+    """
     token = str(tokenizer.convert_ids_to_tokens(token_id))
     if token in tokenizer.all_special_tokens:
         return token
     ends_word = token.endswith("</w>")
     to_byte = {letter: byte for byte, letter in _byte_letters().items()}
-    text = bytes(to_byte[letter] for letter in token.removesuffix("</w>")).decode("utf-8", errors="replace")
+    text = bytes(to_byte[letter] for letter in token.removesuffix("</w>")).decode("utf-8", errors="backslashreplace")
+    text = "".join(c if c.isprintable() and not c.isspace() else f"\\x{ord(c):02x}" for c in text)
     return text if ends_word else f"{text}-"
 
 

@@ -27,5 +27,7 @@ def test_readable_tokens(tokenizer):
     assert read("photo</w>") == "photo"
     assert read("phot") == "phot-"
     assert read("<|endoftext|>") == "<|endoftext|>"
+    assert read("Ã") == "\\xc3-"  # half of a two-byte letter
+    assert read("Ġ</w>") == "\\x20"  # a space
     everything = [readable_token(tokenizer, i) for i in range(len(tokenizer))]
-    assert all(isinstance(text, str) and "</w>" not in text for text in everything)
+    assert all(text.isprintable() and text.strip() and "</w>" not in text for text in everything)
