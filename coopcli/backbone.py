@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import CoopError, UsageError
+from .hub import prepare_hub
 from .text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ def load_backbone(
     Raises CoopError when the model cannot be had or is not a CLIPModel.
     """
     target = pick_device(device)
+    source = str(MINI_FOLDER) if name == MINI else name
+    if not Path(source).exists():
+        prepare_hub()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import transformers
@@ -92,7 +96,6 @@ def load_backbone(
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    source = str(MINI_FOLDER) if name == MINI else name
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         if not isinstance(config, CLIPConfig):

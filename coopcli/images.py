@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CoopError, UsageError
+from .hub import prepare_hub
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 IMAGE_SUFFIXES = frozenset(
@@ -218,16 +219,18 @@ def load_hub(source: str) -> DataSet:
     Image and label columns are found by feature type. Raises UsageError when it cannot be had, CoopError when it has
     no image column or no class labels.
     """
+    folder = Path(source)
+    if not folder.exists():
+        prepare_hub()
     import datasets
 
     datasets.disable_progress_bars()
     try:
-        folder = Path(source)
         saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
         loaded: Any = datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
     except Exception as error:  # the library raises many kinds: not found, offline, malformed
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f'"{source}" is neither a folder here nor a data set that could be loaded: {reason}') from error
+        raise UsageError(f'"{source}" is no folder here, and no data set of that name could be loaded: {reason}') from error
     by_split = dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
     features = next(iter(by_split.values())).features
     image_column = _column(source, features, datasets.Image, "image")

@@ -258,3 +258,12 @@ def test_ctrl_c_leaves_nothing_half_written(photos, tmp_path):
     assert process.returncode == 130 and out == ""
     assert err.count("\n") == 1 and err.startswith("coop: stopped")
     assert not (tmp_path / "run").exists()
+
+
+def test_offline_without_the_model_is_one_line_at_once(photos):
+    done = subprocess.run(
+        [sys.executable, "-m", "coopcli", "zeroshot", str(photos)], capture_output=True, text=True,
+        env={k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | {"HF_ENDPOINT": "http://127.0.0.1:1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "--model mini" in done.stderr

@@ -149,5 +149,5 @@ def test_data_set_without_class_labels(tmp_path):
 
 
 def test_unknown_hub_id():
-    with pytest.raises(UsageError, match="neither a folder here nor a data set"):
+    with pytest.raises(UsageError, match="is no folder here, and no data set"):
         load_data("nobody/nothing")

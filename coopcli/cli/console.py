@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -37,9 +36,15 @@ def print_json(content: Any) -> None:
 
 
 def show_warnings() -> None:
-    """Let the core's warnings come out as single lines on stderr."""
-    handler = RichHandler(console=talk, show_time=False, show_path=False, rich_tracebacks=False)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+    """Let the core's warnings come out as single lines on stderr, and no other library's."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(f"note: {record.getMessage()}")
+
+    logger = logging.getLogger("coopcli")
+    logger.handlers = [Lines()]
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 @contextmanager

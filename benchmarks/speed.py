@@ -1,0 +1,251 @@
+"""How fast and how small a training step is, against the stock text tower over 77 positions, in one run.
+
+    pip install --no-deps open_clip_torch     # only for OpenAI's token table, so that names have their true lengths
+    python benchmarks/speed.py [ROW ...]      # all rows take about half an hour on two cores
+
+ViT-B/16 sizes with random weights, M = 16, float32 where the row does not say otherwise. Each row alternates the two
+sides and takes the median of each. `--data` is the folder that holds `splits/` and `prompts/` (see README there).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import importlib.util
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from coopcli.images import load_split_file
+from coopcli.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context
+from coopcli.templates import TEMPLATE_SETS
+from coopcli.text_encoder import TextEncoder
+from coopcli.training import Recipe, train_context
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import oracle
+
+M = 16
+IMAGES = 32  # a batch of the paper's recipe
+STOCK_CHUNK = 100  # classes at a time in the stock tower, which holds 77 positions of each in memory
+
+
+def openai_tokenizer() -> CLIPTokenizer:
+    """CLIP's own byte-pair table, as the wheel of open_clip_torch carries it (49,408 tokens)."""
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("needs the token table of open_clip_torch: pip install --no-deps open_clip_torch")
+    path = Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    merges = [tuple(line.split()) for line in gzip.open(path, "rt", encoding="utf-8").read().split("\n")[1:48895]]
+    from coopcli.interpret import _byte_letters
+
+    letters = list(_byte_letters().values())
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+
+
+def random_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """A CLIPModel of ViT-B/16 sizes with random weights."""
+    torch.manual_seed(0)
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = CLIPConfig(text_config=dict(vocab_size=len(tokenizer), **ends), vision_config=dict(patch_size=16))
+    return CLIPModel(config).eval().requires_grad_(False)
+
+
+def class_names(data: Path, name: str) -> list[str]:
+    if name == "ImageNet":
+        return json.loads((data / "prompts" / "imagenet_classnames.json").read_text())
+    return list(load_split_file(data / "splits" / f"split_zhou_{name}.json").class_names)
+
+
+def alternate(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Median seconds of each side; one untimed round of ours first."""
+    ours()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for side, run in enumerate((ours, theirs)):
+            started = time.perf_counter()
+            run()
+            times[side].append(time.perf_counter() - started)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+class Bench:
+    def __init__(self, data: Path, dtype: torch.dtype = torch.float32) -> None:
+        self.data = data
+        self.tokenizer = openai_tokenizer()
+        self.model = random_clip(self.tokenizer)
+        self.encoder = TextEncoder(self.model.to(dtype))
+
+    def stock_text(self, names: list[str], context: torch.Tensor, position: str, weights: torch.Tensor) -> None:
+        """Forward and backward of the stock text tower over 77 positions, classes in chunks."""
+        for start in range(0, len(names), STOCK_CHUNK):
+            part = slice(start, start + STOCK_CHUNK)
+            mine = context[part] if context.ndim == 3 else context
+            features = oracle.text_features(self.model, self.tokenizer, names[part], mine, position)
+            (features * weights[part]).sum().backward()
+
+    def text(self, name: str, position: str = "end", csc: bool = False, rounds: int = 3) -> None:
+        """Text features of all classes, forward and backward."""
+        names = class_names(self.data, name)
+        settings = ContextSettings(M, position, csc)
+        context = random_context(settings, len(names), self.encoder.width, seed=1).requires_grad_()
+        weights = torch.randn(len(names), 512)
+        trees = self.encoder.lay_out(context_prompts(self.tokenizer, settings, names))
+
+        def ours() -> None:
+            (self.encoder.encode_trees(trees, context) * weights).sum().backward()
+
+        mine, stock = alternate(ours, lambda: self.stock_text(names, context, position, weights), rounds)
+        what = f"text forward + backward, {name} ({len(names)} names), {'CSC' if csc else position}"
+        self.tell(what, mine, stock, f"{trees[0].n_nodes} tokens for {77 * len(names)}")
+
+    def step(self) -> None:
+        """A training step of the paper's recipe, Caltech101's 100 classes, batch 32."""
+        names = class_names(self.data, "Caltech101")
+        context = random_context(ContextSettings(M), len(names), self.encoder.width, seed=1)
+        prompts = context_prompts(self.tokenizer, ContextSettings(M), names)
+        pixels, labels = torch.randn(IMAGES, 3, 224, 224), torch.arange(IMAGES)
+        features = F.normalize(torch.randn(IMAGES, 1, 512), dim=-1)
+        leaf = context.clone().requires_grad_()
+        optimizer = torch.optim.SGD([leaf], lr=0.002, momentum=0.9, weight_decay=5e-4)
+        steps = 5
+
+        def ours() -> None:
+            train_context(self.encoder, prompts, context, features, labels, 100.0, Recipe(epochs=steps), seed=1)
+
+        def theirs() -> None:
+            with torch.no_grad():
+                images = F.normalize(self.model.get_image_features(pixels).pooler_output, dim=-1)
+            text = oracle.text_features(self.model, self.tokenizer, names, leaf)
+            F.cross_entropy(100.0 * images @ text.T, labels).backward()
+            optimizer.step()
+
+        mine, stock = alternate(ours, theirs, 3)
+        self.tell("one training step, Caltech101, batch 32", mine / steps, stock, "against the step with its image tower")
+
+    def ensemble(self) -> None:
+        """80 templates x 1000 names; the stock tower on every 80th prompt, its time times 80."""
+        names = class_names(self.data, "ImageNet")
+        templates = TEMPLATE_SETS["imagenet"]
+        every = [hand_written_prompts(self.tokenizer, template, names) for template in templates]
+
+        @torch.inference_mode()
+        def ours() -> None:
+            for prompts in every:
+                self.encoder.encode(prompts)
+
+        @torch.inference_mode()
+        def theirs() -> None:
+            for i in range(0, len(names), STOCK_CHUNK):
+                template = templates[i // STOCK_CHUNK * 7 % 80]
+                oracle.template_features(self.model, self.tokenizer, template, names[i : i + STOCK_CHUNK])
+
+        started = time.perf_counter()
+        ours()
+        mine = time.perf_counter() - started
+        started = time.perf_counter()
+        theirs()
+        stock = 80 * (time.perf_counter() - started)
+        self.tell("80 templates x 1000 ImageNet names", mine, stock, "stock: 1000 of the 80,000 prompts, times 80")
+
+    def features(self) -> None:
+        """Image features from files on disk, against the bare tower on tensors in memory."""
+        import numpy as np
+        from PIL import Image
+        from transformers import CLIPImageProcessorPil
+
+        from coopcli.backbone import Backbone
+        from coopcli.cache import FeatureCache
+        from coopcli.features import BATCH, image_features
+        from coopcli.images import load_folder
+
+        processor = CLIPImageProcessorPil()
+        backbone = Backbone("random", None, self.model, self.tokenizer, processor, "x", torch.device("cpu"), "float32")
+        with tempfile.TemporaryDirectory() as folder:
+            rng = np.random.default_rng(0)
+            for i in range(4 * BATCH):
+                path = Path(folder, "ab"[i % 2], f"{i}.jpg")
+                path.parent.mkdir(exist_ok=True)
+                small = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+                small.resize((640, 480), Image.Resampling.BICUBIC).save(path)
+            items = load_folder(Path(folder)).splits["all"]
+            pixels = torch.randn(BATCH, 3, 224, 224)
+
+            @torch.inference_mode()
+            def bare() -> None:
+                for _ in range(4):
+                    self.model.get_image_features(pixels)
+
+            mine, stock = alternate(lambda: image_features(backbone, items, FeatureCache(None)), bare, 3)
+        self.tell("image features, 640x480 JPEG files", mine, stock, f"{len(items) / mine:.1f} images/s")
+
+    def tell(self, what: str, mine: float, stock: float, note: str) -> None:
+        print(f"| {what} | {mine:.3f} s | {stock:.2f} s | {stock / mine:.2f}x | {note} |", flush=True)
+
+
+def peak(what: str, data: Path) -> None:
+    """Run one step in this process and print its peak memory; called in processes of their own."""
+    bench = Bench(data)
+    names = class_names(data, "ImageNet" if what == "imagenet" else "Caltech101")
+    context = random_context(ContextSettings(M), len(names), bench.encoder.width, seed=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if what == "stock":
+        with torch.no_grad():
+            bench.model.get_image_features(torch.randn(IMAGES, 3, 224, 224))
+        oracle.text_features(bench.model, bench.tokenizer, names, context.requires_grad_()).sum().backward()
+    else:
+        features = F.normalize(torch.randn(IMAGES, 1, 512), dim=-1)
+        prompts = context_prompts(bench.tokenizer, ContextSettings(M), names)
+        train_context(bench.encoder, prompts, context, features, torch.arange(IMAGES), 100.0, Recipe(epochs=2), seed=1)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        f"| peak memory, {what} | {after / 2**20:.2f} GB | of which the loaded model {before / 2**20:.2f} GB | | |", flush=True
+    )
+
+
+ROWS: dict[str, Callable[[Path], None]] = {
+    "step": lambda data: Bench(data).step(),
+    "caltech": lambda data: Bench(data).text("Caltech101"),
+    "cars": lambda data: Bench(data).text("StanfordCars"),
+    "middle": lambda data: Bench(data).text("Caltech101", "middle"),
+    "csc": lambda data: Bench(data).text("Caltech101", csc=True),
+    "imagenet": lambda data: Bench(data).text("ImageNet", rounds=1),
+    "ensemble": lambda data: Bench(data).ensemble(),
+    "features": lambda data: Bench(data).features(),
+    "memory": lambda data: [
+        subprocess.run([sys.executable, __file__, "--data", str(data), "--peak", what], check=True)
+        for what in ("ours", "stock", "imagenet")
+    ],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        peak(options.peak, options.data)
+        return
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print("| what | coop | stock | ratio | |\n|---|---|---|---|---|", flush=True)
+    for row in options.rows or ROWS:
+        ROWS[row](options.data)
+
+
+if __name__ == "__main__":
+    main()
