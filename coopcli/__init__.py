@@ -8,7 +8,7 @@ Names are imported when they are first used: `import coopcli` alone loads neithe
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .artifact import LearnedPrompt as LearnedPrompt

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from . import __version__
 from .errors import CoopError, UsageError
 from .prompts import ContextSettings
+from .version import __version__
 
 FORMAT_VERSION = 1
 # One metadata entry: safetensors keeps several in no fixed order, and equal runs must give equal bytes.

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from . import __version__
 from .artifact import LearnedPrompt, write_atomically
 from .backbone import Backbone
 from .cache import FeatureCache
@@ -27,6 +26,7 @@ from .images import DataSet, ImageItem
 from .prompts import ContextSettings, context_prompts, random_context, word_context
 from .templates import DEFAULT_TEMPLATE
 from .training import EpochLog, Recipe, train_context
+from .version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
+from ..version import __version__
 from . import cache, demo, ensemble, evaluate, fit, interpret, zeroshot
 from .console import show_warnings
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +16,11 @@ from rich.table import Table
 from .console import Bars, out, percent, progress, say
 
 SHOTS = 16
+Coop = Callable[..., Any]  # runs a command line of the application
 
 
 def demo(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to draw the images and write the runs.")] = Path(
         "coop-demo"
     ),
@@ -29,6 +32,7 @@ def demo(
     """
     from ..demo import TASKS, TEST, TRAIN, draw_demo
 
+    coop: Coop = context.find_root().command.main
     with progress() as live:
         bars = Bars(live)
         draw_demo(folder, lambda done: bars.update("drawing data sets", done, len(TASKS)))
@@ -42,35 +46,33 @@ def demo(
         data, shifted, run = (str(folder / part) for part in (name, f"{name}-shifted", f"runs/{name}"))
         fit_command = ["fit", data, "--shots", str(SHOTS), "--model", "mini", "--seed", str(seed), "--output", run]
         on_test = [
-            _run(["zeroshot", data, "--model", "mini"])["top1"],
-            _run(["ensemble", data, "--model", "mini"])["top1"],
-            _run(fit_command)["top1"],
+            _run(coop, ["zeroshot", data, "--model", "mini"])["top1"],
+            _run(coop, ["ensemble", data, "--model", "mini"])["top1"],
+            _run(coop, fit_command)["top1"],
         ]
         on_shifted = [
-            _run(["zeroshot", shifted, "--model", "mini"])["top1"],
-            _run(["ensemble", shifted, "--model", "mini"])["top1"],
-            _run(["eval", run, shifted])["top1"],
+            _run(coop, ["zeroshot", shifted, "--model", "mini"])["top1"],
+            _run(coop, ["ensemble", shifted, "--model", "mini"])["top1"],
+            _run(coop, ["eval", run, shifted])["top1"],
         ]
         for row, (hand_written, ensemble, learned) in ((name, on_test), (f"{name}, drawn otherwise", on_shifted)):
             gain = f"{100 * (learned - hand_written):+.1f}"
             table.add_row(row, percent(hand_written), percent(ensemble), percent(learned), gain)
     first = str(folder / "runs" / next(iter(TASKS)))
-    _run(["interpret", first, "--top", "3"], quiet=False)
+    _run(coop, ["interpret", first, "--top", "3"], quiet=False)
     out.print(table)
     say(f"\nThe images and runs are in {folder}. Next: coop fit on a folder of your own, one folder of images per class.")
 
 
-def _run(arguments: list[str], quiet: bool = True) -> dict[str, Any]:
+def _run(coop: Coop, arguments: list[str], quiet: bool = True) -> dict[str, Any]:
     """Show a command line and run it. When quiet, returns the metrics that it gives as JSON and tells one line of them."""
-    from .app import app
-
     say(f"$ coop {shlex.join(arguments)}")
     if not quiet:
-        app(arguments, standalone_mode=False)
+        coop(arguments, standalone_mode=False)
         return {}
     captured = io.StringIO()
     with contextlib.redirect_stdout(captured):
-        code = app([*arguments, "--json"], standalone_mode=False)
+        code = coop([*arguments, "--json"], standalone_mode=False)
     if code:
         raise typer.Exit(code)
     content = json.loads(captured.getvalue())
