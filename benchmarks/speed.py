@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from coopcli.images import load_split_file
+from coopcli.interpret import byte_letters
 from coopcli.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context
 from coopcli.templates import TEMPLATE_SETS
 from coopcli.text_encoder import TextEncoder
@@ -47,10 +48,9 @@ def openai_tokenizer() -> CLIPTokenizer:
     if spec is None or not spec.submodule_search_locations:
         sys.exit("needs the token table of open_clip_torch: pip install --no-deps open_clip_torch")
     path = Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
-    merges = [tuple(line.split()) for line in gzip.open(path, "rt", encoding="utf-8").read().split("\n")[1:48895]]
-    from coopcli.interpret import _byte_letters
-
-    letters = list(_byte_letters().values())
+    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
+    merges = [tuple(line.split()) for line in lines[1:48895]]
+    letters = list(byte_letters().values())
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
@@ -211,9 +211,7 @@ def peak(what: str, data: Path) -> None:
         prompts = context_prompts(bench.tokenizer, ContextSettings(M), names)
         train_context(bench.encoder, prompts, context, features, torch.arange(IMAGES), 100.0, Recipe(epochs=2), seed=1)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(
-        f"| peak memory, {what} | {after / 2**20:.2f} GB | of which the loaded model {before / 2**20:.2f} GB | | |", flush=True
-    )
+    print(f"| peak memory, {what} | {after / 2**20:.2f} GB | (loaded model {before / 2**20:.2f} GB) | | |", flush=True)
 
 
 ROWS: dict[str, Callable[[Path], None]] = {

@@ -46,13 +46,13 @@ def readable_token(tokenizer: CLIPTokenizer, token_id: int) -> str:
     if token in tokenizer.all_special_tokens:
         return token
     ends_word = token.endswith("</w>")
-    to_byte = {letter: byte for byte, letter in _byte_letters().items()}
+    to_byte = {letter: byte for byte, letter in byte_letters().items()}
     text = bytes(to_byte[letter] for letter in token.removesuffix("</w>")).decode("utf-8", errors="backslashreplace")
     text = "".join(c if c.isprintable() and not c.isspace() else f"\\x{ord(c):02x}" for c in text)
     return text if ends_word else f"{text}-"
 
 
-def _byte_letters() -> dict[int, str]:
+def byte_letters() -> dict[int, str]:
     """The letter that byte-level BPE writes for each byte: printable ones stand for themselves (GPT-2's encoder.py)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
