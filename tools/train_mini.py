@@ -1,6 +1,12 @@
 """Train `mini`, the small CLIP that coop brings with it, on drawn scenes.
 
-python tools/train_mini.py --out coopcli/mini
+    PYTHONPATH=. python tools/train_mini.py --out coopcli/mini
+
+The weights in coopcli/mini are those of this command's checkpoint after 5,250 of its 5,500 steps, 59 minutes on two
+cores of an AMD EPYC (Zen 4, bf16), torch 2.13.0 (that session was cut off before the last 250). Zero-shot accuracy on
+2,000 held-out scenes, asked in plain words: shape 93.8 % (of 8), colour 99.0 (10), texture 82.4 (6), the marks' colour
+98.3 (10), size 99.9 (2), background 100.0 (10), the background's texture 98.8 (6), style 94.9 (6). With the vague "a
+photo of a {}.", background 0.0 % and marks 1.0 %. The script prints these after every 250 paired steps.
 """
 
 from __future__ import annotations
