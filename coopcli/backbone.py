@@ -53,6 +53,11 @@ class Backbone:
         return float(self.model.logit_scale.float().exp())
 
     @property
+    def model_key(self) -> str:
+        """What a feature depends on besides its input; one device's or dtype's features are not another's to the bit."""
+        return f"{self.fingerprint}/{self.dtype}/{self.device.type}"
+
+    @property
     def feature_width(self) -> int:
         """p, the size of an image or text feature."""
         return int(self.model.projection_dim)
@@ -64,8 +69,17 @@ class Backbone:
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Image features of preprocessed images: float32 [B, 3, s, s] -> L2-normalised float32 [B, p] on the CPU."""
-        features = self.model.get_image_features(pixel_values=pixels.to(self.device, self.model.dtype)).pooler_output
+        """Image features of resized images: uint8 [B, 3, s, s] -> L2-normalised float32 [B, p] on the CPU."""
+        process = self.image_processor
+        inputs = pixels.to(self.device).float()
+        if process.do_rescale:
+            inputs = inputs * process.rescale_factor
+        if process.do_normalize:
+            mean, std = (
+                torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (process.image_mean, process.image_std)
+            )
+            inputs = (inputs - mean) / std
+        features = self.model.get_image_features(pixel_values=inputs.to(self.model.dtype)).pooler_output
         return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
 
 

@@ -1,4 +1,4 @@
-"""The on-disk cache of image features: one SQLite file, from a 16-byte content key to one float32 vector."""
+"""The on-disk cache of features: one SQLite file, from a 16-byte content key to float32 numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def default_cache_folder() -> Path:
 
 
 class FeatureCache:
-    """Feature vectors by content key. Without a folder it lives in memory and ends with the process.
+    """Features by content key: a vector for an image, all class features for hand-written prompts.
+
+    Without a folder it lives in memory and ends with the process.
 
     A cache that cannot be written or is damaged never fails a command: `problem` then says what happened, once.
     """
@@ -52,7 +54,7 @@ class FeatureCache:
         self._open()
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
-        """The vectors that are there, float32 [p] by key."""
+        """What is there, float32 and flat, by key."""
         wanted = list(dict.fromkeys(keys))
         found: dict[bytes, np.ndarray] = {}
         try:

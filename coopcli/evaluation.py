@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from .artifact import LearnedPrompt
 from .backbone import Backbone
+from .cache import FeatureCache
 from .errors import CoopError
 from .images import DataSet, ImageItem
 from .prompts import context_prompts, hand_written_prompts, readable_name
@@ -48,19 +51,32 @@ class Evaluation:
         return {"class_names": list(self.class_names), **asdict(self.metrics), "per_class": per_class}
 
 
-def hand_written_features(backbone: Backbone, templates: Sequence[str], class_names: Sequence[str]) -> Tensor:
+def hand_written_features(
+    backbone: Backbone,
+    templates: Sequence[str],
+    class_names: Sequence[str],
+    cache: FeatureCache | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
     """Class features [K, p] of hand-written prompts.
 
     With several templates (ensembling): the mean of their normalised text features, normalised again
-    (CLIP, Section 3.1.4).
+    (CLIP, Section 3.1.4). What the cache knows is not encoded again. `on_progress` is told (templates done, in all).
     """
-    encoder = backbone.text_encoder
-    total = torch.zeros(len(class_names), backbone.feature_width)
+    encoder, cache = backbone.text_encoder, cache or FeatureCache(None)
+    wording = json.dumps([backbone.model_key, list(templates), list(class_names)])
+    key = hashlib.blake2b(wording.encode(), digest_size=16).digest()
+    if (known := cache.get([key]).get(key)) is not None:
+        return torch.from_numpy(known.copy()).view(len(class_names), -1)
+    total = torch.zeros(len(class_names), backbone.feature_width, device=backbone.device)
     with torch.inference_mode():
-        for template in templates:
-            prompts = hand_written_prompts(backbone.tokenizer, template, class_names, encoder.max_length)
-            total += encoder.encode(prompts).cpu()
-    return F.normalize(total / len(templates), dim=-1)
+        for done, template in enumerate(templates, 1):
+            total += encoder.encode(hand_written_prompts(backbone.tokenizer, template, class_names, encoder.max_length))
+            if on_progress:
+                on_progress(done, len(templates))
+        features = F.normalize(total / len(templates), dim=-1).cpu()
+    cache.put({key: features.flatten().numpy()})
+    return features.clone()  # outside inference mode: usable wherever a tensor is
 
 
 def learned_features(backbone: Backbone, prompt: LearnedPrompt, class_names: Sequence[str]) -> Tensor:

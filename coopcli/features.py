@@ -1,13 +1,23 @@
-"""Images -> image features, each image and each augmented view encoded once and kept in the cache."""
+"""Images -> image features, each image and each augmented view encoded once and kept in the cache.
+
+Reading, decoding and cropping run ahead in worker processes; the image tower sees full batches of what they deliver.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +29,18 @@ from .cache import FeatureCache
 from .errors import CoopError
 from .images import ImageItem
 
-BATCH = 32
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessorPil
+
+BATCH = {"cpu": 32, "cuda": 256}  # pictures to a batch
 # Batches are filled up to a multiple of this: matrix kernels may round smaller ones differently, and a feature must not
 # depend on which images it was encoded with, or the cache would change results.
-CPU_BATCH_MULTIPLE = 8
+MULTIPLE = {"cpu": 8, "cuda": 256}
 READ_AHEAD = 256  # images whose bytes are in memory at once
+WORTH_PROCESSES = 64  # with fewer images than this, threads are done before processes have started
 
 Progress = Callable[[int, int], None]  # (images done, images in all)
+Views = Sequence[int | None]  # numbers of augmented views, or None for the image as it is
 
 
 def image_features(
@@ -35,53 +50,83 @@ def image_features(
 
     Raises CoopError, naming the file, for an image that cannot be read.
     """
-    return _encode(backbone, items, cache, [None], on_progress)[:, 0]
+    return _encode(backbone, items, [None], cache, on_progress)[:, 0]
 
 
 def view_features(
-    backbone: Backbone, items: Sequence[ImageItem], views: int, cache: FeatureCache, on_progress: Progress | None = None
+    backbone: Backbone,
+    items: Sequence[ImageItem],
+    views: Sequence[int],
+    cache: FeatureCache,
+    on_progress: Progress | None = None,
 ) -> Tensor:
-    """Features of `views` augmented views of each image, L2-normalised float32 [n, views, p].
+    """Features of the augmented views of these numbers, L2-normalised float32 [n, views, p].
 
     A view is a random resized crop with a random flip, fixed by the image's content and the view's number.
     """
-    return _encode(backbone, items, cache, list(range(views)), on_progress)
+    return _encode(backbone, items, views, cache, on_progress)
+
+
+class _Unknown(NamedTuple):
+    """An image without features yet: its place among the items, its views' cache keys, their pixels to come."""
+
+    row: int
+    keys: list[bytes]
+    pixels: Future[np.ndarray]
 
 
 def _encode(
-    backbone: Backbone, items: Sequence[ImageItem], cache: FeatureCache, views: list[int | None], on_progress: Progress | None
+    backbone: Backbone, items: Sequence[ImageItem], views: Views, cache: FeatureCache, on_progress: Progress | None
 ) -> Tensor:
-    model_key = f"{backbone.fingerprint}/{backbone.dtype}/{backbone.device.type}".encode()
     result = torch.empty(len(items), len(views), backbone.feature_width)
-    with ThreadPoolExecutor(cpu_count()) as threads:
-        for start in range(0, len(items), READ_AHEAD):
-            part = items[start : start + READ_AHEAD]
-            contents = list(threads.map(lambda item: item.read(), part))
-            digests = list(threads.map(lambda content: hashlib.blake2b(content, digest_size=16).digest(), contents))
-            keys = [[_key(model_key, digest, view) for view in views] for digest in digests]
-            known = cache.get(key for of_image in keys for key in of_image)
-            missing = [row for row, of_image in enumerate(keys) if any(key not in known for key in of_image)]
+    done = 0
 
-            def prepare(row: int) -> list[Image.Image]:
-                image = open_image(contents[row], part[row].name)  # noqa: B023
-                return [_view(image, digests[row], view, backbone.image_size) for view in views]  # noqa: B023
+    def fill(row: int, features: Iterable[np.ndarray]) -> None:
+        nonlocal done
+        result[row] = torch.from_numpy(np.stack(list(features)))
+        done += 1
+        if on_progress:
+            on_progress(done, len(items))
 
-            for rows in _batches(missing, max(1, BATCH // len(views))):
-                pictures = list(threads.map(prepare, rows))
-                encoded = _encode_pictures(
-                    backbone, [picture for of_image in pictures for picture in of_image], views != [None]
-                )
-                fresh = dict(zip((key for row in rows for key in keys[row]), encoded.numpy(), strict=True))
-                cache.put(fresh)
-                known |= fresh
-                if on_progress:
-                    on_progress(start + rows[-1] + 1, len(items))
-            for row, of_image in enumerate(keys):
-                for column, key in enumerate(of_image):
-                    result[start + row, column] = torch.from_numpy(known[key].copy())
-            if on_progress:
-                on_progress(start + len(part), len(items))
+    device = backbone.device.type
+    with _workers(len(items)) as workers, ThreadPoolExecutor(_cores()) as readers:
+        unknown = _look_up(backbone, items, views, cache, workers, readers, fill)
+        for batch in _batches(unknown, max(1, BATCH[device] // len(views))):
+            pixels = torch.from_numpy(np.concatenate([image.pixels.result() for image in batch]))
+            features = torch.cat([_encode_pixels(backbone, part) for part in pixels.split(BATCH[device])])
+            for image, rows in zip(batch, features.view(len(batch), len(views), -1).numpy(), strict=True):
+                cache.put(dict(zip(image.keys, rows, strict=True)))
+                fill(image.row, rows)
     return result
+
+
+def _look_up(
+    backbone: Backbone,
+    items: Sequence[ImageItem],
+    views: Views,
+    cache: FeatureCache,
+    workers: Executor,
+    readers: Executor,
+    fill: Callable[[int, Iterable[np.ndarray]], None],
+) -> Iterator[_Unknown]:
+    """Fill in what the cache knows; yield the rest, their pixels being prepared READ_AHEAD images ahead."""
+    model_key = backbone.model_key.encode()
+    waiting: deque[_Unknown] = deque()
+    for start in range(0, len(items), READ_AHEAD):
+        part = items[start : start + READ_AHEAD]
+        contents = list(readers.map(lambda item: item.read(), part))
+        digests = list(readers.map(lambda content: hashlib.blake2b(content, digest_size=16).digest(), contents))
+        keys = [[_key(model_key, digest, view) for view in views] for digest in digests]
+        known = cache.get(key for of_image in keys for key in of_image)
+        for row, (item, content, digest, of_image) in enumerate(zip(part, contents, digests, keys, strict=True), start):
+            if all(key in known for key in of_image):
+                fill(row, (known[key] for key in of_image))
+                continue
+            pixels = workers.submit(_prepare, backbone.image_processor, backbone.image_size, content, item.name, digest, views)
+            waiting.append(_Unknown(row, of_image, pixels))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft()
+    yield from waiting
 
 
 def _key(model_key: bytes, digest: bytes, view: int | None) -> bytes:
@@ -89,23 +134,55 @@ def _key(model_key: bytes, digest: bytes, view: int | None) -> bytes:
     return hashlib.blake2b(model_key + digest + name, digest_size=16).digest()
 
 
-def _batches(rows: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _encode_pictures(backbone: Backbone, pictures: list[Image.Image], cropped: bool) -> Tensor:
-    """Features [n, p] of pictures; `cropped` ones have the model's size already."""
-    process = backbone.image_processor
+@contextmanager
+def _workers(n_images: int) -> Iterator[Executor]:
+    """Processes to decode in, where they start at once (by fork); else threads: Pillow frees the lock for most of its work."""
+    if n_images < WORTH_PROCESSES or sys.platform != "linux":
+        executor: Executor = ThreadPoolExecutor(_cores())
+    else:
+        executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), initializer=_begin_worker)
+    try:
+        yield executor
+    except BrokenProcessPool as error:
+        raise CoopError("a process that decodes images was ended from outside; was the memory full?") from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
+    os.nice(10)  # the tower's threads wait for each other: one held up by decoding holds up all
+
+
+def _prepare(process: CLIPImageProcessorPil, size: int, content: bytes, name: str, digest: bytes, views: Views) -> np.ndarray:
+    """The pixels of an image's views, uint8 [views, 3, size, size]: all from one decoding."""
+    image = open_image(content, name)
+    cropped = views[0] is not None
+    pictures = [image if view is None else _view(image, digest, view, size) for view in views]
     kept = {"do_resize": False, "do_center_crop": False} if cropped else {}
-    multiple = CPU_BATCH_MULTIPLE if backbone.device.type == "cpu" else BATCH
-    parts = []
-    for start in range(0, len(pictures), BATCH):
-        pixels = process(pictures[start : start + BATCH], return_tensors="pt", **kept).pixel_values
-        filler = -len(pixels) % multiple
-        padded = torch.cat([pixels, pixels[:1].expand(filler, -1, -1, -1)]) if filler else pixels
-        parts.append(backbone.encode_images(padded)[: len(pixels)])
-    return torch.cat(parts)
+    return np.stack(process(pictures, do_rescale=False, do_normalize=False, **kept).pixel_values)
+
+
+def _batches(images: Iterable[_Unknown], size: int) -> Iterator[list[_Unknown]]:
+    batch: list[_Unknown] = []
+    for image in images:
+        batch.append(image)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _encode_pixels(backbone: Backbone, pixels: Tensor) -> Tensor:
+    """Features [n, p] of one batch of pixels, whatever else is in it."""
+    filler = -len(pixels) % MULTIPLE[backbone.device.type]
+    padded = torch.cat([pixels, pixels[:1].expand(filler, -1, -1, -1)]) if filler else pixels
+    return backbone.encode_images(padded)[: len(pixels)]
 
 
 def open_image(content: bytes, name: str) -> Image.Image:
@@ -119,9 +196,7 @@ def open_image(content: bytes, name: str) -> Image.Image:
         raise CoopError(f'image "{name}" cannot be read: {reason}') from error
 
 
-def _view(image: Image.Image, digest: bytes, view: int | None, size: int) -> Image.Image:
-    if view is None:
-        return image
+def _view(image: Image.Image, digest: bytes, view: int, size: int) -> Image.Image:
     seed = int.from_bytes(hashlib.blake2b(digest + b"%d" % view, digest_size=8).digest(), "big")
     return random_resized_crop(image, size, np.random.default_rng(seed))
 

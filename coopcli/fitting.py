@@ -83,7 +83,7 @@ def fit(
         if context.shape[-2] != settings.n_ctx:
             raise UsageError(f'--init "{init}" is {context.shape[-2]} tokens; --context-length {settings.n_ctx} contradicts it')
     prompts = context_prompts(backbone.tokenizer, settings, names, encoder.max_length)
-    hand_written = hand_written_features(backbone, [template], names)
+    hand_written = hand_written_features(backbone, [template], names, cache)
 
     train, val = few_shot_lists(dataset.split("train", "all"), dataset.splits.get("val", ()), shots, seed)
     _warn_of_small_classes(train, dataset, shots)
@@ -91,7 +91,7 @@ def fit(
     test = [item for item in dataset.split("test", "all", "train") if item.name not in used]
 
     started = time.perf_counter()
-    features = view_features(backbone, train, recipe.views, cache, lambda *n: watch.on_images("train images", *n))
+    features = view_features(backbone, train, range(recipe.views), cache, lambda *n: watch.on_images("train images", *n))
     featured = time.perf_counter()
     log: list[EpochLog] = []
 

@@ -152,7 +152,7 @@ def test_prompt_on_other_and_fewer_classes(coop, photos, tmp_path):
 
 def test_cache_command(coop, photos):
     ran(coop("zeroshot", photos, "--model", "mini"))
-    assert json.loads(ran(coop("cache", "--json")))["features"] == 18
+    assert json.loads(ran(coop("cache", "--json")))["features"] == 18 + 1  # the images, and the class features of the prompt
     ran(coop("zeroshot", photos, "--model", "mini", "--no-cache"))
     cleared = json.loads(ran(coop("cache", "clear", "--json")))
     assert (cleared["features"], cleared["removed"]) == (0, 18)

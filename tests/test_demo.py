@@ -43,7 +43,9 @@ def zero_shot_accuracy(mini, held_out, attribute, template):
     from coopcli.evaluation import hand_written_features
 
     scenes, pictures = held_out
-    images = mini.encode_images(mini.image_processor(pictures, return_tensors="pt").pixel_values)
+    images = mini.encode_images(
+        mini.image_processor(pictures, return_tensors="pt", do_rescale=False, do_normalize=False).pixel_values
+    )
     text = hand_written_features(mini, [template], ATTRIBUTES[attribute])
     predicted = (images @ text.T).argmax(-1).tolist()
     return np.mean([ATTRIBUTES[attribute][p] == getattr(s, attribute) for p, s in zip(predicted, scenes, strict=True)])

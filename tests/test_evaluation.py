@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_artifact import prompt as some_prompt
 
+from coopcli.cache import FeatureCache
 from coopcli.errors import CoopError
 from coopcli.evaluation import check_backbone, classes_of, evaluate, hand_written_features, learned_features, score
 from coopcli.images import DataSet, ImageItem
@@ -32,6 +33,16 @@ def test_ensemble_is_the_mean_of_normalised_features_normalised_again(mini):
     each = [oracle.template_features(mini.model, mini.tokenizer, template, names) for template in templates]
     expected = F.normalize(torch.stack(each).mean(0), dim=-1)
     assert (hand_written_features(mini, templates, names) - expected).abs().max() < 1e-5
+
+
+def test_hand_written_features_are_encoded_once(mini, tmp_path, monkeypatch):
+    templates, names = ["a photo of a {}.", "{}"], ["star", "ring"]
+    first = hand_written_features(mini, templates, names, FeatureCache(tmp_path))
+    other = hand_written_features(mini, templates, names[::-1], FeatureCache(tmp_path))
+    monkeypatch.setattr(type(mini.text_encoder), "__call__", lambda *a: pytest.fail("the text tower ran again"))
+    assert torch.equal(hand_written_features(mini, templates, names, FeatureCache(tmp_path)), first)
+    assert torch.equal(hand_written_features(mini, templates, names[::-1], FeatureCache(tmp_path)), other)
+    assert (other - first.flip(0)).abs().max() < 1e-6
 
 
 def learned(mini, csc=False, names=("star", "ring", "heart")):

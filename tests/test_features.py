@@ -37,10 +37,10 @@ def test_features_are_the_stock_models(mini, items):
 
 def test_second_time_nothing_is_encoded(mini, items, tmp_path, monkeypatch):
     first = image_features(mini, items, FeatureCache(tmp_path))
-    views = view_features(mini, items, 3, FeatureCache(tmp_path))
+    views = view_features(mini, items, range(3), FeatureCache(tmp_path))
     rows = count_encoded(mini, monkeypatch)
     assert torch.equal(image_features(mini, items, FeatureCache(tmp_path)), first)
-    assert torch.equal(view_features(mini, items, 3, FeatureCache(tmp_path)), views)
+    assert torch.equal(view_features(mini, items, range(3), FeatureCache(tmp_path)), views)
     assert rows == []
 
 
@@ -61,11 +61,11 @@ def test_a_feature_does_not_depend_on_its_neighbours(mini, items):
 
 
 def test_views_differ_and_come_back_the_same(mini, items):
-    views = view_features(mini, items[:4], 5, FeatureCache(None))
+    views = view_features(mini, items[:4], range(5), FeatureCache(None))
     assert views.shape == (4, 5, 128)
     assert torch.allclose(views.norm(dim=-1), torch.ones(4, 5), atol=1e-5)
     assert not torch.equal(views[:, 0], views[:, 1])
-    assert torch.equal(views[:, :2], view_features(mini, items[:4], 2, FeatureCache(None)))
+    assert torch.equal(views[:, :2], view_features(mini, items[:4], range(2), FeatureCache(None)))
 
 
 def test_progress_ends_at_the_number_of_images(mini, items):

@@ -65,8 +65,8 @@ class Bars:
         self.live = live
         self.tasks: dict[str, TaskID] = {}
 
-    def images(self, step: str) -> Callable[[int, int], None]:
-        """A callback for (images done, images in all)."""
+    def counter(self, step: str) -> Callable[[int, int], None]:
+        """A callback for (done, in all) of a step."""
         return lambda done, total: self.update(step, done, total)
 
     def update(self, step: str, done: int, total: int, note: str = "") -> None:

@@ -54,7 +54,7 @@ def evaluate(
     check_backbone(learned, backbone)
     features = learned_features(backbone, learned, class_names)
     with progress() as live:
-        seen = image_features(backbone, items, open_cache(no_cache), Bars(live).images("images"))
+        seen = image_features(backbone, items, open_cache(no_cache), Bars(live).counter("images"))
     result = evaluate_features(seen, features, backbone.logit_scale, class_names, items)
     if predictions:
         write_predictions(predictions, result)

@@ -32,9 +32,11 @@ def run(
     dataset = load_data(data, images, classnames)
     items = pick_items(dataset, split)
     backbone = open_backbone(model, revision, device, dtype)
-    features = hand_written_features(backbone, templates, dataset.class_names)
+    cache = open_cache(no_cache)
     with progress() as live:
-        seen = image_features(backbone, items, open_cache(no_cache), Bars(live).images("images"))
+        bars = Bars(live)
+        features = hand_written_features(backbone, templates, dataset.class_names, cache, bars.counter("templates"))
+        seen = image_features(backbone, items, cache, bars.counter("images"))
     result = evaluate(seen, features, backbone.logit_scale, dataset.class_names, items)
     if predictions:
         write_predictions(predictions, result)
