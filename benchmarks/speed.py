@@ -103,14 +103,14 @@ class Bench:
         settings = ContextSettings(M, position, csc)
         context = random_context(settings, len(names), self.encoder.width, seed=1).requires_grad_()
         weights = torch.randn(len(names), 512)
-        trees = self.encoder.lay_out(context_prompts(self.tokenizer, settings, names))
+        layouts = self.encoder.lay_out(context_prompts(self.tokenizer, settings, names))
 
         def ours() -> None:
-            (self.encoder.encode_trees(trees, context) * weights).sum().backward()
+            (self.encoder.encode_layouts(layouts, context) * weights).sum().backward()
 
         mine, stock = alternate(ours, lambda: self.stock_text(names, context, position, weights), rounds)
         what = f"text forward + backward, {name} ({len(names)} names), {'CSC' if csc else position}"
-        self.tell(what, mine, stock, f"{trees[0].n_nodes} tokens for {77 * len(names)}")
+        self.tell(what, mine, stock, f"{layouts[0].tree.n_nodes} tokens for {77 * len(names)}")
 
     def step(self) -> None:
         """A training step of the paper's recipe, Caltech101's 100 classes, batch 32."""

@@ -11,7 +11,8 @@ outside the block are among the ancestors of the block's first row, so a block's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,10 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .linear import FrozenLinear
 from .prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
+    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 BLOCK = 32  # rows to an attention block: wide enough for the matrix units, narrow enough to waste little on masked pairs
 
@@ -91,6 +94,51 @@ def _ancestors(parents: Sequence[int], node: int) -> list[int]:
     return path
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A tree with what the tower makes of it before any context is known, computed once.
+
+    x [N', d] is what enters the first layer, qkv [N', 3d] that layer's queries, keys and values; the rows of the
+    context, `context_rows` [C], are filled in anew each time, each from its row `slots` [C] of the context.
+    """
+
+    tree: TokenTree
+    x: Tensor
+    qkv: Tensor
+    context_rows: Tensor
+    slots: Tensor
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer of the tower, `activation` between the two halves of its MLP."""
+
+    norm1: Callable[[Tensor], Tensor]
+    qkv: FrozenLinear
+    out: FrozenLinear
+    norm2: Callable[[Tensor], Tensor]
+    fc1: FrozenLinear
+    activation: Callable[[Tensor], Tensor]
+    fc2: FrozenLinear
+
+
+@torch.no_grad()
+def _layer(stock: CLIPEncoderLayer, quick_gelu: bool) -> _Layer:
+    attention, mlp = stock.self_attn, stock.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    # x sigmoid(a x) = silu(a x) / a, and silu is one kernel: the factors go into the weights around it.
+    a, activation = (1.702, F.silu) if quick_gelu else (1.0, mlp.activation_fn)
+    return _Layer(
+        norm1=stock.layer_norm1,
+        qkv=FrozenLinear(torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])),
+        out=FrozenLinear(attention.out_proj.weight, attention.out_proj.bias),
+        norm2=stock.layer_norm2,
+        fc1=FrozenLinear(mlp.fc1.weight * a, mlp.fc1.bias * a),
+        activation=activation,
+        fc2=FrozenLinear(mlp.fc2.weight / a, mlp.fc2.bias),
+    )
+
+
 class TextEncoder:
     """The text tower of a stock CLIPModel, run on a TokenTree."""
 
@@ -98,19 +146,10 @@ class TextEncoder:
         text = model.text_model
         self.token_embedding = text.embeddings.token_embedding.weight
         self.position_embedding = text.embeddings.position_embedding.weight
-        self.layers = list(text.encoder.layers)
         self.n_heads: int = text.config.num_attention_heads
+        self.layers = [_layer(layer, text.config.hidden_act == "quick_gelu") for layer in text.encoder.layers]
         self.final_layer_norm = text.final_layer_norm
         self.projection = model.text_projection
-        with torch.no_grad():
-            # One matrix product for queries, keys and values.
-            self.qkv = [
-                tuple(
-                    torch.cat([getattr(getattr(layer.self_attn, name), kind) for name in ("q_proj", "k_proj", "v_proj")])
-                    for kind in ("weight", "bias")
-                )
-                for layer in self.layers
-            ]
 
     @property
     def max_length(self) -> int:
@@ -122,22 +161,36 @@ class TextEncoder:
         """d, the size of a token embedding and of a context vector."""
         return self.token_embedding.shape[1]
 
-    def __call__(self, tree: TokenTree, context: Tensor | None = None) -> Tensor:
+    @torch.no_grad()
+    def lay_out(self, prompts: Sequence[Prompt], chunk: int = 0) -> list[Layout]:
+        """The prompts as token trees: one, or with `chunk` > 0 one for every `chunk` prompts."""
+        size = chunk or max(1, len(prompts))
+        return [self._lay_out(prompts[i : i + size]) for i in range(0, len(prompts), size)]
+
+    def _lay_out(self, prompts: Sequence[Prompt]) -> Layout:
+        tree = TokenTree(prompts, self.token_embedding.device)
+        x = F.embedding(tree.rows.clamp(min=0), self.token_embedding) + F.embedding(tree.depth, self.position_embedding)
+        first = self.layers[0]
+        context_rows = (tree.rows < 0).nonzero()[:, 0]
+        return Layout(tree, x, first.qkv(first.norm1(x)), context_rows, -1 - tree.rows[context_rows])
+
+    def __call__(self, layout: Layout, context: Tensor | None = None) -> Tensor:
         """Text features of a tree's K prompts, L2-normalised float32 [K, p].
 
         `context` is float32 [M, d] or [K, M, d]; gradients flow to it, whatever the tower's dtype.
         """
-        x = F.embedding(tree.rows.clamp(min=0), self.token_embedding)
+        tree, x, qkv, first = layout.tree, layout.x, layout.qkv, self.layers[0]
         if context is not None:
-            learned = context.reshape(-1, self.width).index_select(0, (-1 - tree.rows).clamp(min=0))
-            x = torch.where((tree.rows < 0)[:, None], learned.to(x.dtype), x)
-        x = x + F.embedding(tree.depth, self.position_embedding)
-        for layer, (weight, bias) in zip(self.layers, self.qkv, strict=True):
-            mixed = self._attend(tree, F.linear(layer.layer_norm1(x), weight, bias))
+            learned = context.reshape(-1, self.width).index_select(0, layout.slots).to(x.dtype)
+            learned = learned + F.embedding(tree.depth[layout.context_rows], self.position_embedding)
+            x = x.index_copy(0, layout.context_rows, learned)
+            qkv = qkv.index_copy(0, layout.context_rows, first.qkv(first.norm1(learned)))
+        for number, layer in enumerate(self.layers):
+            mixed = self._attend(tree, layer.qkv(layer.norm1(x)) if number else qkv)
             if layer is self.layers[-1]:  # from here on only the EOS rows are needed
                 x, mixed = x.index_select(0, tree.leaves), mixed.index_select(0, tree.leaves)
-            x = x + layer.self_attn.out_proj(mixed)
-            x = x + layer.mlp(layer.layer_norm2(x))
+            x = x + layer.out(mixed)
+            x = x + layer.fc2(layer.activation(layer.fc1(layer.norm2(x))))
         return F.normalize(self.projection(self.final_layer_norm(x)).float(), dim=-1)
 
     def _attend(self, tree: TokenTree, qkv: Tensor) -> Tensor:
@@ -157,20 +210,15 @@ class TextEncoder:
         )
         return mixed.transpose(1, 2).reshape(blocks * size, -1)
 
-    def lay_out(self, prompts: Sequence[Prompt], chunk: int = 0) -> list[TokenTree]:
-        """The prompts as token trees: one, or with `chunk` > 0 one for every `chunk` prompts."""
-        size = chunk or max(1, len(prompts))
-        return [TokenTree(prompts[i : i + size], self.token_embedding.device) for i in range(0, len(prompts), size)]
+    def encode_layouts(self, layouts: Sequence[Layout], context: Tensor | None = None) -> Tensor:
+        """Text features of the prompts of all layouts, L2-normalised float32 [K, p].
 
-    def encode_trees(self, trees: Sequence[TokenTree], context: Tensor | None = None) -> Tensor:
-        """Text features of the prompts of all trees, L2-normalised float32 [K, p].
-
-        Of several trees each runs again in backward: the same features and gradients in the memory of one.
+        Of several layouts each runs again in backward: the same features and gradients in the memory of one.
         """
-        if len(trees) == 1:
-            return self(trees[0], context)
-        return torch.cat([checkpoint(self, tree, context, use_reentrant=False) for tree in trees])
+        if len(layouts) == 1:
+            return self(layouts[0], context)
+        return torch.cat([checkpoint(self, layout, context, use_reentrant=False) for layout in layouts])
 
     def encode(self, prompts: Sequence[Prompt], context: Tensor | None = None, chunk: int = 0) -> Tensor:
-        """Text features of K prompts, L2-normalised float32 [K, p]; see `lay_out` and `encode_trees`."""
-        return self.encode_trees(self.lay_out(prompts, chunk), context)
+        """Text features of K prompts, L2-normalised float32 [K, p]; see `lay_out` and `encode_layouts`."""
+        return self.encode_layouts(self.lay_out(prompts, chunk), context)

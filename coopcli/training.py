@@ -96,7 +96,7 @@ def train_context(
     Raises CoopError when the loss stops being a number.
     """
     device = encoder.token_embedding.device
-    trees = encoder.lay_out(prompts, class_chunk)
+    layouts = encoder.lay_out(prompts, class_chunk)
     features, labels = features.to(device), labels.to(device)
     learned = torch.nn.Parameter(context.detach().to(device, torch.float32, copy=True))
     optimizer = torch.optim.SGD(
@@ -106,7 +106,7 @@ def train_context(
     n_images, n_views = features.shape[:2]
     used = n_images - n_images % recipe.batch_size if n_images >= recipe.batch_size else n_images
 
-    largest = max(tree.n_nodes for tree in trees) * encoder.width
+    largest = max(layout.tree.n_nodes for layout in layouts) * encoder.width
     with one_thread() if largest < TINY else nullcontext():
         for epoch in range(recipe.epochs):
             for group in optimizer.param_groups:
@@ -115,7 +115,7 @@ def train_context(
             drawn = torch.randint(n_views, (n_images,), generator=generator).to(device)
             losses, correct = [], []
             for batch in order.split(recipe.batch_size):
-                text = encoder.encode_trees(trees, learned)
+                text = encoder.encode_layouts(layouts, learned)
                 logits = logit_scale * features[batch, drawn[batch]] @ text.T
                 loss = F.cross_entropy(logits, labels[batch])
                 optimizer.zero_grad()

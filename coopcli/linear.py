@@ -1,0 +1,51 @@
+"""A linear layer whose weights never learn, as fast as the machine has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class FrozenLinear:
+    """y = x W^T + b for x [n, in], W [out, in], b [out]; differentiable in x alone.
+
+    On a CPU the weight is kept in the order in which oneDNN's kernels read it, once for the way there and, from the first
+    gradient on, once for the way back; a plain linear layer puts it into that order at every call.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.bias = bias
+        self.weight = _packed(weight)
+        self._back: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _PackedProduct.apply(x, self) if self.weight.is_mkldnn else F.linear(x, self.weight, self.bias)
+
+    @property
+    def back(self) -> Tensor:
+        """W^T, packed."""
+        if self._back is None:
+            self._back = _packed(self.weight.to_dense().t())
+        return self._back
+
+
+class _PackedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: FrozenLinear) -> Tensor:
+        ctx.linear = linear
+        return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "none", [], "")
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return torch.ops.mkldnn._linear_pointwise(gradient, ctx.linear.back, None, "none", [], ""), None
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """The weight in oneDNN's order, or as it is where oneDNN has no kernels for it."""
+    known = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if not known or (weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return weight
+    return torch.ops.mkldnn._reorder_linear_weight(weight)
