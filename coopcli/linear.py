@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class FrozenLinear:
-    """y = x W^T + b for x [n, in], W [out, in], b [out]; differentiable in x alone.
+    """y = x W^T + b for x [n, in], W [out, in], b [out]; differentiable in x alone, computed and given in W's dtype.
 
     On a CPU the weight is kept in the order in which oneDNN's kernels read it, once for the way there and, from the first
     gradient on, once for the way back; a plain linear layer puts it into that order at every call.
@@ -22,6 +22,7 @@ class FrozenLinear:
         self._back: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)
         return _PackedProduct.apply(x, self) if self.weight.is_mkldnn else F.linear(x, self.weight, self.bias)
 
     @property

@@ -122,6 +122,11 @@ class _Layer:
     fc2: FrozenLinear
 
 
+def _norm(stock: torch.nn.LayerNorm) -> Callable[[Tensor], Tensor]:
+    weight, bias = stock.weight.float(), stock.bias.float()
+    return lambda x: F.layer_norm(x, stock.normalized_shape, weight, bias, stock.eps)
+
+
 @torch.no_grad()
 def _layer(stock: CLIPEncoderLayer, quick_gelu: bool) -> _Layer:
     attention, mlp = stock.self_attn, stock.mlp
@@ -129,10 +134,10 @@ def _layer(stock: CLIPEncoderLayer, quick_gelu: bool) -> _Layer:
     # x sigmoid(a x) = silu(a x) / a, and silu is one kernel: the factors go into the weights around it.
     a, activation = (1.702, F.silu) if quick_gelu else (1.0, mlp.activation_fn)
     return _Layer(
-        norm1=stock.layer_norm1,
+        norm1=_norm(stock.layer_norm1),
         qkv=FrozenLinear(torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])),
         out=FrozenLinear(attention.out_proj.weight, attention.out_proj.bias),
-        norm2=stock.layer_norm2,
+        norm2=_norm(stock.layer_norm2),
         fc1=FrozenLinear(mlp.fc1.weight * a, mlp.fc1.bias * a),
         activation=activation,
         fc2=FrozenLinear(mlp.fc2.weight / a, mlp.fc2.bias),
@@ -148,7 +153,7 @@ class TextEncoder:
         self.position_embedding = text.embeddings.position_embedding.weight
         self.n_heads: int = text.config.num_attention_heads
         self.layers = [_layer(layer, text.config.hidden_act == "quick_gelu") for layer in text.encoder.layers]
-        self.final_layer_norm = text.final_layer_norm
+        self.final_layer_norm = _norm(text.final_layer_norm)
         self.projection = model.text_projection
 
     @property
@@ -170,6 +175,7 @@ class TextEncoder:
     def _lay_out(self, prompts: Sequence[Prompt]) -> Layout:
         tree = TokenTree(prompts, self.token_embedding.device)
         x = F.embedding(tree.rows.clamp(min=0), self.token_embedding) + F.embedding(tree.depth, self.position_embedding)
+        x = x.float()
         first = self.layers[0]
         context_rows = (tree.rows < 0).nonzero()[:, 0]
         return Layout(tree, x, first.qkv(first.norm1(x)), context_rows, -1 - tree.rows[context_rows])
@@ -181,7 +187,7 @@ class TextEncoder:
         """
         tree, x, qkv, first = layout.tree, layout.x, layout.qkv, self.layers[0]
         if context is not None:
-            learned = context.reshape(-1, self.width).index_select(0, layout.slots).to(x.dtype)
+            learned = context.reshape(-1, self.width).index_select(0, layout.slots)
             learned = learned + F.embedding(tree.depth[layout.context_rows], self.position_embedding)
             x = x.index_copy(0, layout.context_rows, learned)
             qkv = qkv.index_copy(0, layout.context_rows, first.qkv(first.norm1(learned)))
@@ -191,24 +197,21 @@ class TextEncoder:
                 x, mixed = x.index_select(0, tree.leaves), mixed.index_select(0, tree.leaves)
             x = x + layer.out(mixed)
             x = x + layer.fc2(layer.activation(layer.fc1(layer.norm2(x))))
-        return F.normalize(self.projection(self.final_layer_norm(x)).float(), dim=-1)
+        return F.normalize(F.linear(self.final_layer_norm(x), self.projection.weight.float()), dim=-1)
 
     def _attend(self, tree: TokenTree, qkv: Tensor) -> Tensor:
-        """Each row's attention over its ancestors and itself: [N', 3d] -> [N', d]."""
-        blocks, size = tree.visible.shape[0], tree.visible.shape[2]
-        query, key, value = qkv.chunk(3, dim=-1)
+        """Each row's attention over its ancestors and itself: [N', 3d] -> float32 [N', d]."""
+        blocks, size, d = tree.visible.shape[0], tree.visible.shape[2], self.width
+        # In bfloat16 the CPU's fused attention is several times slower than in float32.
+        query, own = qkv.float().view(blocks, size, 3 * d).split([d, 2 * d], dim=-1)
+        path = own.flatten(0, 1).index_select(0, tree.path.flatten()).view(blocks, -1, 2 * d)
+        key, value = torch.cat([path, own], dim=1).chunk(2, dim=-1)
 
         def by_head(rows: Tensor) -> Tensor:
             return rows.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
-        def with_path(rows: Tensor) -> Tensor:
-            path = rows.index_select(0, tree.path.flatten()).view(blocks, -1, rows.shape[-1])
-            return torch.cat([path, rows.view(blocks, size, -1)], dim=1)
-
-        mixed = F.scaled_dot_product_attention(
-            by_head(query.view(blocks, size, -1)), by_head(with_path(key)), by_head(with_path(value)), attn_mask=tree.visible
-        )
-        return mixed.transpose(1, 2).reshape(blocks * size, -1)
+        mixed = F.scaled_dot_product_attention(by_head(query), by_head(key), by_head(value), attn_mask=tree.visible)
+        return mixed.transpose(1, 2).reshape(blocks * size, d)
 
     def encode_layouts(self, layouts: Sequence[Layout], context: Tensor | None = None) -> Tensor:
         """Text features of the prompts of all layouts, L2-normalised float32 [K, p].
