@@ -118,13 +118,13 @@ class Bench:
         context = random_context(ContextSettings(M), len(names), self.encoder.width, seed=1)
         prompts = context_prompts(self.tokenizer, ContextSettings(M), names)
         pixels, labels = torch.randn(IMAGES, 3, 224, 224), torch.arange(IMAGES)
-        features = F.normalize(torch.randn(IMAGES, 1, 512), dim=-1)
+        features = F.normalize(torch.randn(IMAGES, 512), dim=-1)
         leaf = context.clone().requires_grad_()
         optimizer = torch.optim.SGD([leaf], lr=0.002, momentum=0.9, weight_decay=5e-4)
         steps = 5
 
         def ours() -> None:
-            train_context(self.encoder, prompts, context, features, labels, 100.0, Recipe(epochs=steps), seed=1)
+            train_context(self.encoder, prompts, context, lambda epoch: features, labels, 100.0, Recipe(epochs=steps), seed=1)
 
         def theirs() -> None:
             with torch.no_grad():
@@ -207,9 +207,11 @@ def peak(what: str, data: Path) -> None:
             bench.model.get_image_features(torch.randn(IMAGES, 3, 224, 224))
         oracle.text_features(bench.model, bench.tokenizer, names, context.requires_grad_()).sum().backward()
     else:
-        features = F.normalize(torch.randn(IMAGES, 1, 512), dim=-1)
+        features = F.normalize(torch.randn(IMAGES, 512), dim=-1)
         prompts = context_prompts(bench.tokenizer, ContextSettings(M), names)
-        train_context(bench.encoder, prompts, context, features, torch.arange(IMAGES), 100.0, Recipe(epochs=2), seed=1)
+        train_context(
+            bench.encoder, prompts, context, lambda epoch: features, torch.arange(IMAGES), 100.0, Recipe(epochs=2), seed=1
+        )
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"| peak memory, {what} | {after / 2**20:.2f} GB | (loaded model {before / 2**20:.2f} GB) | | |", flush=True)
 

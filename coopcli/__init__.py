@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .interpret import nearest_tokens as nearest_tokens
     from .prompts import ContextSettings as ContextSettings
     from .training import Recipe as Recipe
+    from .training import fast_recipe as fast_recipe
     from .training import paper_recipe as paper_recipe
 
 _HOMES = {
@@ -42,6 +43,7 @@ _HOMES = {
     "nearest_tokens": "interpret",
     "ContextSettings": "prompts",
     "Recipe": "training",
+    "fast_recipe": "training",
     "paper_recipe": "training",
 }
 __all__ = list(_HOMES)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .artifact import LearnedPrompt, write_atomically
 from .backbone import Backbone
@@ -25,7 +26,7 @@ from .fewshot import few_shot_lists
 from .images import DataSet, ImageItem
 from .prompts import ContextSettings, context_prompts, random_context, word_context
 from .templates import DEFAULT_TEMPLATE
-from .training import EpochLog, Recipe, train_context
+from .training import EpochLog, Recipe, drawn_views, train_context
 from .version import __version__
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def fit(
     init: str | None = None,
     template: str = DEFAULT_TEMPLATE,
     cache: FeatureCache | None = None,
-    class_chunk: int = 0,
+    class_chunk: int | None = None,
     watch: Watch | None = None,
 ) -> Fit:
     """Learn a prompt from `shots` images per class (None: all) and compare it with a hand-written template.
@@ -91,7 +92,14 @@ def fit(
     test = [item for item in dataset.split("test", "all", "train") if item.name not in used]
 
     started = time.perf_counter()
-    features = view_features(backbone, train, range(recipe.views), cache, lambda *n: watch.on_images("train images", *n))
+    if recipe.views:
+        views = view_features(backbone, train, range(recipe.views), cache, lambda *n: watch.on_images("train images", *n))
+        features = drawn_views(views, seed)
+    else:
+
+        def features(epoch: int) -> Tensor:
+            return view_features(backbone, train, [epoch], FeatureCache(None))[:, 0]
+
     featured = time.perf_counter()
     log: list[EpochLog] = []
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .linear import FrozenLinear
+from .memory import free_memory
 from .prompts import Prompt
 
 if TYPE_CHECKING:
@@ -166,6 +167,11 @@ class TextEncoder:
         """d, the size of a token embedding and of a context vector."""
         return self.token_embedding.shape[1]
 
+    @property
+    def feature_width(self) -> int:
+        """p, the size of a text feature."""
+        return self.projection.weight.shape[0]
+
     @torch.no_grad()
     def lay_out(self, prompts: Sequence[Prompt], chunk: int = 0) -> list[Layout]:
         """The prompts as token trees: one, or with `chunk` > 0 one for every `chunk` prompts."""
@@ -213,6 +219,15 @@ class TextEncoder:
         mixed = F.scaled_dot_product_attention(by_head(query), by_head(key), by_head(value), attn_mask=tree.visible)
         return mixed.transpose(1, 2).reshape(blocks * size, d)
 
+    def fitting_chunk(self, prompts: Sequence[Prompt]) -> int:
+        """How many classes to encode at a time so that training takes at most half of the free memory; 0: all of them."""
+        device = self.token_embedding.device
+        # Kept for backward of each row and layer: the stream (2 d), q, k, v and those of the path (7 d), attention (2 d),
+        # the MLP's hidden state (4 d).
+        needed = TokenTree(prompts).n_nodes * len(self.layers) * 15 * self.width * 4
+        available = free_memory(device) // 2
+        return 0 if needed <= available else max(1, len(prompts) * available // needed)
+
     def encode_layouts(self, layouts: Sequence[Layout], context: Tensor | None = None) -> Tensor:
         """Text features of the prompts of all layouts, L2-normalised float32 [K, p].
 
@@ -220,7 +235,9 @@ class TextEncoder:
         """
         if len(layouts) == 1:
             return self(layouts[0], context)
-        return torch.cat([checkpoint(self, layout, context, use_reentrant=False) for layout in layouts])
+        return torch.cat(
+            [checkpoint(self, layout, context, use_reentrant=False, preserve_rng_state=False) for layout in layouts]
+        )
 
     def encode(self, prompts: Sequence[Prompt], context: Tensor | None = None, chunk: int = 0) -> Tensor:
         """Text features of K prompts, L2-normalised float32 [K, p]; see `lay_out` and `encode_layouts`."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import write_picture
@@ -148,6 +149,16 @@ def test_prompt_on_other_and_fewer_classes(coop, photos, tmp_path):
     code, out, err = coop("eval", "run", "fewer", "--json")
     assert (code, set(json.loads(out)["per_class"])) == (0, {"crimson", "blue"})
     assert "2 of the prompt's 3 classes" in err
+
+
+def test_recipes_and_views(coop, photos):
+    ran(coop("fit", photos, "--model", "mini", "--recipe", "fast", "--epochs", "3", "--views", "online", "-o", "run"))
+    settings = json.loads(Path("run/settings.json").read_text())
+    kept = {key: settings[key] for key in ("recipe", "optimizer", "epochs", "lr", "batch_size", "views")}
+    assert kept == {"recipe": "fast", "optimizer": "adam", "epochs": 3, "lr": 0.01, "batch_size": 0, "views": 0}
+    for wrong in (("--views", "none"), ("--views", "0"), ("--recipe", "slow")):
+        code, out, err = coop("fit", photos, *QUICK, *wrong)
+        assert (code, out) == (2, "") and wrong[1] in err
 
 
 def test_cache_command(coop, photos):

@@ -6,6 +6,7 @@ import torch
 from conftest import write_picture
 from PIL import Image
 
+from coopcli import features
 from coopcli.cache import FeatureCache
 from coopcli.errors import CoopError
 from coopcli.features import image_features, open_image, random_resized_crop, view_features
@@ -58,6 +59,34 @@ def test_a_feature_does_not_depend_on_its_neighbours(mini, items):
     together = image_features(mini, items, FeatureCache(None))
     alone = torch.cat([image_features(mini, [item], FeatureCache(None)) for item in items])
     assert torch.equal(together, alone)
+
+
+def test_worker_processes_and_threads_give_the_same(mini, items, monkeypatch):
+    many = [ImageItem(f"{i}.png", 0, items[i % 18].read) for i in range(features.WORTH_PROCESSES)]
+    by_processes = view_features(mini, many, range(2), FeatureCache(None))
+    monkeypatch.setattr(features, "WORTH_PROCESSES", 10**6)
+    assert torch.equal(view_features(mini, many, range(2), FeatureCache(None)), by_processes)
+
+
+def test_an_unreadable_image_is_named_by_a_worker_process_too(mini, items):
+    many = [ImageItem(f"{i}.png", 0, items[i % 18].read) for i in range(70)] + [ImageItem("cats/7.png", 0, lambda: b"no image")]
+    with pytest.raises(CoopError, match=r'image "cats/7\.png" cannot be read'):
+        image_features(mini, many, FeatureCache(None))
+
+
+def test_what_was_encoded_before_an_interrupt_is_kept(mini, items, tmp_path, monkeypatch):
+    many = [ImageItem(f"{i}.png", 0, items[i % 18].read) for i in range(18)]
+    monkeypatch.setitem(features.BATCH, "cpu", 8)
+
+    def stop(done, total):
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        image_features(mini, many, FeatureCache(tmp_path), stop)
+    rows = count_encoded(mini, monkeypatch)
+    image_features(mini, many, FeatureCache(tmp_path))
+    assert sum(rows) == 16  # ten images, in batches of whole eights
 
 
 def test_views_differ_and_come_back_the_same(mini, items):

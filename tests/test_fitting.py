@@ -68,6 +68,19 @@ def test_run_folder_and_steps(mini, split_photos, tmp_path):
     assert prompt.training["seed"] == 3 and prompt.training["recipe"]["views"] == 2
 
 
+def test_online_views_are_encoded_in_every_epoch(mini, photos, tmp_path, monkeypatch):
+    data, cache, seen = load_data(str(photos)), FeatureCache(tmp_path), []
+    true = type(mini).encode_images
+    monkeypatch.setattr(type(mini), "encode_images", lambda self, pixels: (seen.append(pixels), true(self, pixels))[1])
+    online = fit(mini, data, Recipe(epochs=3, views=0), shots=2, cache=cache)
+    trained_on = seen[:3]  # what follows are the test images
+    assert [len(pixels) for pixels in trained_on] == [8, 8, 8]
+    assert not torch.equal(trained_on[0], trained_on[1]) and not torch.equal(trained_on[1], trained_on[2])
+    assert online.log[-1].epoch == 2
+    again = fit(mini, data, Recipe(epochs=3, views=0), shots=2, cache=cache)
+    assert torch.equal(online.prompt.context, again.prompt.context)
+
+
 def test_same_seed_same_bytes(mini, photos, tmp_path):
     data = load_data(str(photos))
     for name in ("a", "b"):

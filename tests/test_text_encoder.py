@@ -1,13 +1,16 @@
 """The token tree against the stock text tower over 77 positions."""
 
+import copy
+
 import oracle
 import pytest
 import torch
+from conftest import tiny_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coopcli.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context, word_context
-from coopcli.text_encoder import TokenTree
+from coopcli.text_encoder import TextEncoder, TokenTree
 
 # 1 to 12 tokens, shared beginnings, one name that is the beginning of another, a name ending in punctuation
 NAMES = [
@@ -63,6 +66,31 @@ def test_chunks_change_neither_features_nor_gradients(tiny_encoder, tokenizer, c
     assert relative(parts.grad, whole.grad) < 1e-5
 
 
+def test_little_memory_means_chunks(tiny_encoder, tokenizer, monkeypatch):
+    prompts = context_prompts(tokenizer, ContextSettings(4), NAMES)
+    assert tiny_encoder.fitting_chunk(prompts) == 0
+    chunks = []
+    for available in (0, 1 << 19, 1 << 20, 1 << 40):
+        monkeypatch.setattr("coopcli.text_encoder.free_memory", lambda device, available=available: available)
+        chunks.append(tiny_encoder.fitting_chunk(prompts))
+    assert chunks[0] == 1 and chunks[-1] == 0
+    assert 1 < chunks[1] < chunks[2] < len(NAMES)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu", "relu"])
+@pytest.mark.parametrize(("width", "heads", "layers"), [(32, 1, 1), (48, 6, 2), (128, 2, 5)])
+def test_any_activation_width_depth_and_head_count(tokenizer, activation, width, heads, layers):
+    model = tiny_clip(tokenizer, activation, width, heads, layers)
+    context = random_context(ContextSettings(4), len(NAMES), width, seed=3)
+    mine, theirs = context.clone().requires_grad_(), context.clone().requires_grad_()
+    features = TextEncoder(model).encode(context_prompts(tokenizer, ContextSettings(4), NAMES), mine)
+    expected = oracle.text_features(model, tokenizer, NAMES, theirs)
+    features[:, :3].sum().backward()
+    expected[:, :3].sum().backward()
+    assert (features - expected).abs().max() < 1e-5
+    assert relative(mine.grad, theirs.grad) < 1e-4
+
+
 def test_every_distinct_prefix_is_one_node(tokenizer):
     prompts = context_prompts(tokenizer, ContextSettings(16), NAMES)
     prefixes = {prompt[:i] for prompt in prompts for i in range(1, len(prompt) + 1)}
@@ -91,10 +119,6 @@ def test_duplicate_prompts_share_one_leaf(tiny_encoder, tokenizer):
 
 
 def test_context_stays_float32_under_a_bfloat16_tower(tiny_model, tokenizer):
-    import copy
-
-    from coopcli.text_encoder import TextEncoder
-
     encoder = TextEncoder(copy.deepcopy(tiny_model).bfloat16())
     context = random_context(ContextSettings(4), 2, encoder.width, seed=1).requires_grad_()
     features = encoder.encode(context_prompts(tokenizer, ContextSettings(4), ["star", "ring"]), context)

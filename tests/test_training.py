@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import oracle
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch.nn.functional as F
 
 from coopcli.errors import CoopError
 from coopcli.prompts import ContextSettings, context_prompts, random_context
-from coopcli.training import Recipe, learning_rate, paper_epochs, train_context
+from coopcli.training import Recipe, drawn_views, fast_recipe, learning_rate, paper_epochs, train_context
 
 NAMES = ["star", "red ring", "annual crop"]
 
@@ -18,6 +20,12 @@ def some_features(n, views=1, seed=5):
 def test_schedule_is_the_papers(epochs):
     rates = [learning_rate(Recipe(epochs=epochs), epoch) for epoch in range(epochs)]
     assert rates == pytest.approx(oracle.learning_rates(epochs), rel=1e-12)
+
+
+def test_fast_recipe_ramps_up():
+    rates = [learning_rate(fast_recipe(), epoch) for epoch in range(200)]
+    assert rates[:40] == pytest.approx([0.01 * (i + 1) / 40 for i in range(40)])
+    assert rates[39] == rates[40] == max(rates) and rates[40:] == sorted(rates[40:], reverse=True)
 
 
 def test_epochs_are_the_papers():
@@ -33,7 +41,7 @@ def test_three_steps_agree_with_sgd_by_hand(tiny_model, tiny_encoder, tokenizer,
     features, labels = some_features(6), torch.tensor([0, 1, 2, 2, 1, 0])
     # One batch an epoch, so that three epochs are three steps over the same images, whatever their order.
     learned = train_context(
-        tiny_encoder, context_prompts(tokenizer, how, NAMES), start, features, labels,
+        tiny_encoder, context_prompts(tokenizer, how, NAMES), start, drawn_views(features, 1), labels,
         float(tiny_model.logit_scale.exp()), Recipe(epochs=3, batch_size=32), seed=1,
     )  # fmt: skip
     expected = oracle.sgd(
@@ -43,11 +51,53 @@ def test_three_steps_agree_with_sgd_by_hand(tiny_model, tiny_encoder, tokenizer,
     assert float(((learned - start) - (expected - start)).norm() / (expected - start).norm()) < 1e-4
 
 
+def test_adam_over_all_images_agrees_with_adam_by_hand(tiny_model, tiny_encoder, tokenizer):
+    how, labels = ContextSettings(4), torch.tensor([0, 1, 2, 2, 1, 0])
+    start, features = random_context(how, len(NAMES), tiny_encoder.width, seed=2), some_features(6)[:, 0]
+    recipe = replace(fast_recipe(), epochs=4, warmup_epochs=2)
+    scale = float(tiny_model.logit_scale.exp())
+    prompts = context_prompts(tokenizer, how, NAMES)
+    learned = train_context(tiny_encoder, prompts, start, lambda epoch: features, labels, scale, recipe, seed=1)
+    expected, mean, square = start.clone(), 0.0, 0.0
+    for step in range(1, 5):
+        expected.requires_grad_()
+        text = oracle.text_features(tiny_model, tokenizer, NAMES, expected)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(scale * features @ text.T, labels), expected)
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        moved = (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+        expected = expected.detach() - learning_rate(recipe, step - 1) * moved
+    assert float(((learned - start) - (expected - start)).norm() / (expected - start).norm()) < 1e-3
+
+
+def test_every_epoch_draws_one_view_of_each_image():
+    features = torch.arange(20).view(5, 4, 1)  # feature 4 i + v is view v of image i
+    of_epoch = drawn_views(features, seed=3)
+    epochs = [of_epoch(epoch)[:, 0] for epoch in range(40)]
+    assert all((drawn // 4).tolist() == [0, 1, 2, 3, 4] for drawn in epochs)
+    assert {int(view) for drawn in epochs for view in drawn} == set(range(20))
+    assert torch.equal(of_epoch(7), drawn_views(features, seed=3)(7))
+    assert not all(torch.equal(a, drawn_views(features, seed=4)(epoch)[:, 0]) for epoch, a in enumerate(epochs))
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 2])
+def test_class_chunks_learn_the_same(tiny_encoder, tokenizer, chunk):
+    how, labels = ContextSettings(4), torch.tensor([0, 1, 2, 2, 1, 0])
+    start, features = random_context(how, len(NAMES), tiny_encoder.width, seed=2), some_features(6)[:, 0]
+    prompts = context_prompts(tokenizer, how, NAMES)
+
+    def learn(size):
+        return train_context(tiny_encoder, prompts, start, lambda epoch: features, labels, 20.0, Recipe(epochs=3), 1, size)
+
+    assert float((learn(chunk) - learn(None)).norm() / (learn(None) - start).norm()) < 1e-4
+
+
 def run(tiny_encoder, tokenizer, features, labels, seed=1, start_seed=2, **recipe):
     how, logs = ContextSettings(2), []
     start = random_context(how, len(NAMES), tiny_encoder.width, seed=start_seed)
     prompts = context_prompts(tokenizer, how, NAMES)
-    learned = train_context(tiny_encoder, prompts, start, features, labels, 20.0, Recipe(**recipe), seed, on_epoch=logs.append)
+    learned = train_context(
+        tiny_encoder, prompts, start, drawn_views(features, seed), labels, 20.0, Recipe(**recipe), seed, on_epoch=logs.append
+    )
     return learned, logs
 
 

@@ -69,10 +69,12 @@ class Bars:
         """A callback for (done, in all) of a step."""
         return lambda done, total: self.update(step, done, total)
 
-    def update(self, step: str, done: int, total: int, note: str = "") -> None:
-        """Show how far a step is."""
+    def update(self, step: str, done: int, total: int, note: str | None = None) -> None:
+        """Show how far a step is, with a note or else how many a second."""
         if step not in self.tasks:
-            self.tasks[step] = self.live.add_task(step, total=total, note=note)
+            self.tasks[step] = self.live.add_task(step, total=total, note="")
+        speed = self.live.tasks[self.tasks[step]].speed
+        note = note or (f"{speed:.0f}/s" if speed else "")
         self.live.update(self.tasks[step], completed=done, total=total, note=note)
 
     def epoch(self, log: EpochLog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from . import options
 from .console import Bars, out, percent, print_json, progress, say
-from .options import Device, Dtype, Position
+from .options import Device, Dtype, Position, RecipeName
 
 if TYPE_CHECKING:
     from ..fitting import Fit
@@ -26,6 +27,14 @@ def _shots(text: str) -> int | None:
         return None
     if not text.isdecimal() or int(text) < 1:
         raise typer.BadParameter(f'"{text}" is neither a number from 1 up nor "all"')
+    return int(text)
+
+
+def _views(text: str) -> int:
+    if text == "online":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f'"{text}" is neither a number from 1 up nor "online"')
     return int(text)
 
 
@@ -60,26 +69,46 @@ def fit(
     template: Annotated[
         str, typer.Option("--template", metavar="TEXT", help="The hand-written prompt to compare with.")
     ] = "a photo of a {}.",
+    recipe: Annotated[
+        RecipeName,
+        typer.Option("--recipe", rich_help_panel=RECIPE,
+                     help="The paper's, or fast: 200 steps of Adam over all images. The next options change parts of it."),
+    ] = RecipeName.paper,
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", min=1, rich_help_panel=RECIPE, show_default="the paper\'s",
-                     help="Passes over the images: the paper has 50 for 1 shot, 100 up to 4, else 200; 50 for 1000 classes."),
+        typer.Option("--epochs", min=1, rich_help_panel=RECIPE,
+                     help="Passes over the images. Paper: 50 for 1 shot, 100 up to 4, else 200; 50 for ImageNet. Fast: 200."),
     ] = None,
-    lr: Annotated[float, typer.Option("--lr", min=0, help="SGD's learning rate.", rich_help_panel=RECIPE)] = 0.002,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a step.", rich_help_panel=RECIPE)] = 32,
+    lr: Annotated[
+        float | None, typer.Option("--lr", min=0, help="Learning rate. Paper: 0.002. Fast: 0.01.", rich_help_panel=RECIPE)
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=0, help="Images a step, 0 for all. Paper: 32. Fast: 0.", rich_help_panel=RECIPE),
+    ] = None,
     warmup_epochs: Annotated[
-        int, typer.Option("--warmup-epochs", min=0, help="Epochs at the warm-up rate.", rich_help_panel=RECIPE)
-    ] = 1,
-    warmup_lr: Annotated[float, typer.Option("--warmup-lr", min=0, help="The warm-up rate.", rich_help_panel=RECIPE)] = 1e-5,
-    momentum: Annotated[float, typer.Option("--momentum", min=0, help="SGD's momentum.", rich_help_panel=RECIPE)] = 0.9,
+        int | None,
+        typer.Option("--warmup-epochs", min=0, help="Epochs at the warm-up rate. Paper: 1. Fast: 40.", rich_help_panel=RECIPE),
+    ] = None,
+    warmup_lr: Annotated[
+        float | None,
+        typer.Option("--warmup-lr", min=0, rich_help_panel=RECIPE,
+                     help="The warm-up rate. Paper: 1e-5. Fast: a ramp to --lr."),
+    ] = None,
+    momentum: Annotated[
+        float | None,
+        typer.Option("--momentum", min=0, max=1, help="SGD's momentum, Adam's first beta. Both: 0.9.", rich_help_panel=RECIPE),
+    ] = None,
     weight_decay: Annotated[
-        float, typer.Option("--weight-decay", min=0, help="Weight decay on the context.", rich_help_panel=RECIPE)
-    ] = 5e-4,
+        float | None,
+        typer.Option("--weight-decay", min=0, help="On the context. Paper: 5e-4. Fast: 0.", rich_help_panel=RECIPE),
+    ] = None,
     views: Annotated[
-        int,
-        typer.Option("--views", min=1, rich_help_panel=RECIPE,
-                     help="Augmented views (random resized crop, flip) encoded of each image; an epoch draws one."),
-    ] = 16,
+        str,
+        typer.Option("--views", metavar="N|online", rich_help_panel=RECIPE,
+                     help="Augmented views (random resized crop, flip) encoded of each image, of which an epoch draws one; "
+                          "online: new ones encoded in every epoch, as the reference does."),
+    ] = "16",
     model: options.ModelOption = options.DEFAULT_MODEL,
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
@@ -87,10 +116,10 @@ def fit(
     device: options.DeviceOption = Device.auto,
     dtype: options.DtypeOption = Dtype.float32,
     class_chunk: Annotated[
-        int,
-        typer.Option("--class-chunk", metavar="N", min=0, rich_help_panel=options.MACHINE,
+        int | None,
+        typer.Option("--class-chunk", metavar="N", min=0, rich_help_panel=options.MACHINE, show_default="as memory demands",
                      help="Encode N classes at a time, again in backward: less memory. 0: all at once."),
-    ] = 0,
+    ] = None,
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
@@ -99,26 +128,23 @@ def fit(
     CLIP stays frozen; only the context learns. The result is compared with a hand-written prompt on the test split, or
     on the images that were not trained on, and written to a run folder.
     """
-    wanted_shots = _shots(shots)
+    wanted_shots, wanted_views = _shots(shots), _views(views)
 
     from ..fitting import Watch, write_run
     from ..fitting import fit as fit_prompt
     from ..images import load_data
     from ..prompts import ContextSettings, tokenize
-    from ..training import Recipe, paper_epochs
+    from ..training import fast_recipe, paper_recipe
     from .setup import open_backbone, open_cache
 
     dataset = load_data(data, images, classnames)
-    recipe = Recipe(
-        epochs=epochs or paper_epochs(wanted_shots, len(dataset.class_names)),
-        lr=lr,
-        batch_size=batch_size,
-        warmup_epochs=warmup_epochs,
-        warmup_lr=warmup_lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        views=views,
-    )
+    n_classes = len(dataset.class_names)
+    wanted: dict[str, Any] = {
+        "epochs": epochs, "lr": lr, "batch_size": batch_size, "warmup_epochs": warmup_epochs, "warmup_lr": warmup_lr,
+        "momentum": momentum, "weight_decay": weight_decay, "views": wanted_views,
+    }  # fmt: skip
+    chosen = fast_recipe() if recipe is RecipeName.fast else paper_recipe(wanted_shots, n_classes)
+    chosen = replace(chosen, **{key: value for key, value in wanted.items() if value is not None})
     folder = output or default_folder(dataset, model, shots, seed, position, csc)
     check_writable(folder)  # now, not after an hour of training
     backbone = open_backbone(model, revision, device, dtype)
@@ -127,7 +153,8 @@ def fit(
     resolved = {
         "data": data, "images": images and str(images), "classnames": classnames and str(classnames), "shots": shots,
         "seed": seed, "model": model, "revision": revision, "fingerprint": backbone.fingerprint, **vars(settings),
-        "init": init, "template": template, **vars(recipe), "device": backbone.device.type, "dtype": dtype.value,
+        "init": init, "template": template, "recipe": recipe.value, **vars(chosen),
+        "device": backbone.device.type, "dtype": dtype.value,
         "class_chunk": class_chunk,
     }  # fmt: skip
     if not overwrite:
@@ -135,7 +162,7 @@ def fit(
     with progress() as live:
         bars = Bars(live)
         result = fit_prompt(
-            backbone, dataset, recipe, settings, wanted_shots, seed, init, template, open_cache(no_cache), class_chunk,
+            backbone, dataset, chosen, settings, wanted_shots, seed, init, template, open_cache(no_cache), class_chunk,
             Watch(bars.update, bars.epoch),
         )  # fmt: skip
     write_run(folder, result, resolved)

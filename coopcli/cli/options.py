@@ -32,6 +32,13 @@ class Position(StrEnum):
     front = "front"
 
 
+class RecipeName(StrEnum):
+    """How the context is trained."""
+
+    paper = "paper"
+    fast = "fast"
+
+
 class Split(StrEnum):
     """Which images to use."""
 
