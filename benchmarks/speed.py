@@ -10,6 +10,7 @@ sides and takes the median of each. `--data` is the folder that holds `splits/` 
 from __future__ import annotations
 
 import argparse
+import copy
 import gzip
 import importlib.util
 import json
@@ -29,6 +30,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from coopcli.images import load_split_file
 from coopcli.interpret import byte_letters
+from coopcli.linear import FrozenLinear
 from coopcli.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context
 from coopcli.templates import TEMPLATE_SETS
 from coopcli.text_encoder import TextEncoder
@@ -71,8 +73,9 @@ def class_names(data: Path, name: str) -> list[str]:
 
 
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Median seconds of each side; one untimed round of ours first."""
+    """Median seconds of each side; one untimed round of both first."""
     ours()
+    theirs()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for side, run in enumerate((ours, theirs)):
@@ -80,6 +83,30 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], rounds: 
             run()
             times[side].append(time.perf_counter() - started)
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+def matmul_rate(dtype: torch.dtype = torch.float32) -> float:
+    """Multiply-adds times two per second: the better of a plain product and a packed one, large enough for full speed."""
+    x, weight = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
+    packed = FrozenLinear(weight, torch.zeros(2048, dtype=dtype))
+    times = []
+    for _ in range(5):
+        for run in (lambda: x @ weight, lambda: packed(x)):
+            started = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(times)
+
+
+def floor(encoder: TextEncoder, n_nodes: int, n_leaves: int, rate: float) -> float:
+    """Seconds that the matrix products of one forward and backward pass take at full rate.
+
+    A layer has 24 d^2 operations a row each way: 6 d^2 for q, k and v, 2 d^2 for the output, 16 d^2 for the MLP. In the
+    last layer only the EOS rows need the latter two.
+    """
+    layers = len(encoder.layers)
+    rows = n_nodes * (6 * layers + 18 * (layers - 1)) + n_leaves * 18
+    return 2 * rows * encoder.width**2 / rate
 
 
 class Bench:
@@ -110,7 +137,9 @@ class Bench:
 
         mine, stock = alternate(ours, lambda: self.stock_text(names, context, position, weights), rounds)
         what = f"text forward + backward, {name} ({len(names)} names), {'CSC' if csc else position}"
-        self.tell(what, mine, stock, f"{layouts[0].tree.n_nodes} tokens for {77 * len(names)}")
+        n_nodes = layouts[0].tree.n_nodes
+        least = floor(self.encoder, n_nodes, len(names), matmul_rate())
+        self.tell(what, mine, stock, f"{n_nodes} tokens for {77 * len(names)}; products alone {least:.3f} s")
 
     def step(self) -> None:
         """A training step of the paper's recipe, Caltech101's 100 classes, batch 32."""
@@ -135,6 +164,23 @@ class Bench:
 
         mine, stock = alternate(ours, theirs, 3)
         self.tell("one training step, Caltech101, batch 32", mine / steps, stock, "against the step with its image tower")
+
+    def bfloat16(self) -> None:
+        """The same step with the towers in bfloat16, against float32."""
+        names = class_names(self.data, "Caltech101")
+        rough = TextEncoder(copy.deepcopy(self.model).bfloat16())
+        context = random_context(ContextSettings(M), len(names), self.encoder.width, seed=1)
+        prompts = context_prompts(self.tokenizer, ContextSettings(M), names)
+        features, labels = F.normalize(torch.randn(IMAGES, 512), dim=-1), torch.arange(IMAGES)
+        steps = 5
+
+        def run(encoder: TextEncoder) -> None:
+            train_context(encoder, prompts, context, lambda epoch: features, labels, 100.0, Recipe(epochs=steps), seed=1)
+
+        mine, exact = alternate(lambda: run(rough), lambda: run(self.encoder), 7)
+        least = floor(rough, rough.lay_out(prompts)[0].tree.n_nodes, len(names), matmul_rate(torch.bfloat16))
+        what = "one training step, Caltech101, bfloat16 against coop in float32"
+        self.tell(what, mine / steps, exact / steps, f"products alone {least:.3f} s")
 
     def ensemble(self) -> None:
         """80 templates x 1000 names; the stock tower on every 80th prompt, its time times 80."""
@@ -222,6 +268,7 @@ ROWS: dict[str, Callable[[Path], None]] = {
     "cars": lambda data: Bench(data).text("StanfordCars"),
     "middle": lambda data: Bench(data).text("Caltech101", "middle"),
     "csc": lambda data: Bench(data).text("Caltech101", csc=True),
+    "bfloat16": lambda data: Bench(data).bfloat16(),
     "imagenet": lambda data: Bench(data).text("ImageNet", rounds=1),
     "ensemble": lambda data: Bench(data).ensemble(),
     "features": lambda data: Bench(data).features(),

@@ -11,6 +11,7 @@ outside the block are among the ancestors of the block's first row, so a block's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,8 +64,8 @@ class TokenTree:
             previous = prompt
 
         self.n_nodes = len(tokens)
-        blocks = max(1, round(self.n_nodes / BLOCK))
-        size = -(-self.n_nodes // blocks)
+        size = math.ceil(self.n_nodes / max(1, round(self.n_nodes / BLOCK)))
+        blocks = math.ceil(self.n_nodes / size)
         filler = blocks * size - self.n_nodes
         self.rows = torch.tensor(tokens + [0] * filler, device=device)
         self.depth = torch.tensor(depths + [0] * filler, device=device)

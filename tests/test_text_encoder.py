@@ -112,6 +112,13 @@ def test_each_row_sees_its_own_prefix_and_nothing_else(bodies):
         assert tree.depth[seen].tolist() == list(range(len(prompt)))
 
 
+@pytest.mark.parametrize("n_nodes", [1, 2, 31, 33, 47, 49, 1056, 1089, 1122, 1155])
+def test_every_block_holds_a_node(n_nodes):
+    tree = TokenTree([(7,)] if n_nodes == 1 else [(7, i) for i in range(n_nodes - 1)])
+    blocks, size = tree.visible.shape[0], tree.visible.shape[2]
+    assert tree.n_nodes == n_nodes and (blocks - 1) * size < n_nodes <= blocks * size
+
+
 def test_duplicate_prompts_share_one_leaf(tiny_encoder, tokenizer):
     features = tiny_encoder.encode(hand_written_prompts(tokenizer, "a {}.", ["star", "ring", "star"]))
     assert torch.equal(features[0], features[2])
