@@ -33,7 +33,7 @@ from coopcli.linear import FrozenLinear
 from coopcli.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context
 from coopcli.templates import TEMPLATE_SETS
 from coopcli.text_encoder import TextEncoder
-from coopcli.training import Recipe, train_context
+from coopcli.training import Recipe, TrainingState, train_context
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracle
@@ -152,7 +152,16 @@ class Bench:
         steps = 5
 
         def ours() -> None:
-            train_context(self.encoder, prompts, context, lambda epoch: features, labels, 100.0, Recipe(epochs=steps), seed=1)
+            train_context(
+                self.encoder,
+                prompts,
+                TrainingState(context),
+                lambda epoch: features,
+                labels,
+                100.0,
+                Recipe(epochs=steps),
+                seed=1,
+            )
 
         def theirs() -> None:
             with torch.no_grad():
@@ -174,7 +183,9 @@ class Bench:
         steps = 5
 
         def run(encoder: TextEncoder) -> None:
-            train_context(encoder, prompts, context, lambda epoch: features, labels, 100.0, Recipe(epochs=steps), seed=1)
+            train_context(
+                encoder, prompts, TrainingState(context), lambda epoch: features, labels, 100.0, Recipe(epochs=steps), seed=1
+            )
 
         mine, exact = alternate(lambda: run(rough), lambda: run(self.encoder), 7)
         least = floor(rough, rough.lay_out(prompts)[0].tree.n_nodes, len(names), matmul_rate(torch.bfloat16))
@@ -261,7 +272,14 @@ def peak(what: str, data: Path) -> None:
         features = F.normalize(torch.randn(IMAGES, 512), dim=-1)
         prompts = context_prompts(bench.tokenizer, ContextSettings(M), names)
         train_context(
-            bench.encoder, prompts, context, lambda epoch: features, torch.arange(IMAGES), 100.0, Recipe(epochs=2), seed=1
+            bench.encoder,
+            prompts,
+            TrainingState(context),
+            lambda epoch: features,
+            torch.arange(IMAGES),
+            100.0,
+            Recipe(epochs=2),
+            seed=1,
         )
     after = peak_memory()
     print(f"| peak memory of a step, {what} | {after:.2f} GB | {after - before:.2f} GB of it the step | | |", flush=True)

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -47,6 +47,19 @@ class EpochLog:
     lr: float
     loss: float
     accuracy: float
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where training stands after the epochs in `log`: with the seed, all that the next epoch depends on.
+
+    `context` and the optimizer's tensors lie on the CPU. `class_chunk` classes are encoded at a time, 0: all.
+    """
+
+    context: Tensor
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    log: tuple[EpochLog, ...] = ()
+    class_chunk: int = 0
 
 
 def paper_epochs(shots: int | None, n_classes: int) -> int:
@@ -117,67 +130,76 @@ def deterministic(device: torch.device) -> Iterator[None]:
 def train_context(
     encoder: TextEncoder,
     prompts: Sequence[Prompt],
-    context: Tensor,
+    start: TrainingState,
     features: EpochFeatures,
     labels: Tensor,
     logit_scale: float,
     recipe: Recipe,
     seed: int,
-    class_chunk: int | None = None,
-    on_epoch: Callable[[EpochLog], None] | None = None,
-) -> Tensor:
-    """Learn a context from its initial value; returns that of the last epoch, float32 on the CPU.
+    on_epoch: Callable[[TrainingState], None] = lambda state: None,
+) -> TrainingState:
+    """Learn a context from its initial value, or from where an earlier run stood; returns where the last epoch leaves it.
 
-    `context` is [M, d] or [K, M, d]; `features` gives an epoch's image features, L2-normalised [n, p]; `labels` [n] are
+    The context is [M, d] or [K, M, d]; `features` gives an epoch's image features, L2-normalised [n, p]; `labels` [n] are
     in 0..K-1. With at least one full batch of images, an epoch's short last batch is dropped, as in the reference.
-    `class_chunk` classes are encoded at a time (0: all; None: as memory demands).
-    Raises CoopError when the loss stops being a number.
+    Raises CoopError when the loss stops being a number; `on_epoch` has been told of the good epochs before.
     """
     device = encoder.token_embedding.device
-    chunk = encoder.fitting_chunk(prompts) if class_chunk is None else class_chunk
-    layouts = encoder.lay_out(prompts, chunk)
-    learned = torch.nn.Parameter(context.detach().to(device, torch.float32, copy=True))
+    layouts = encoder.lay_out(prompts, start.class_chunk)
+    learned = torch.nn.Parameter(start.context.detach().to(device, torch.float32, copy=True))
     rate = torch.zeros((), device=device)
     optimizer = _optimizer(recipe, learned, rate)
     n_images = len(labels)
     batch_size = min(recipe.batch_size or n_images, n_images)
+    n_batches = n_images // batch_size
 
     # What a step reads and writes stays in place, so that on a GPU it can be recorded once and replayed.
     images = torch.empty(n_images, encoder.feature_width, device=device)
     labels = labels.to(device)
-    batch = torch.zeros(batch_size, dtype=torch.long, device=device)
-    totals = torch.zeros(2, device=device)  # loss and accuracy, summed over an epoch's batches
+    order = torch.zeros(n_batches, batch_size, dtype=torch.long, device=device)
+    batch_number = torch.zeros(1, dtype=torch.long, device=device)
+    losses, accuracies = torch.zeros(2, n_batches, device=device)
 
     def step() -> None:
+        batch = order[batch_number][0]
         text = encoder.encode_layouts(layouts, learned)
         logits = logit_scale * images[batch] @ text.T
         loss = F.cross_entropy(logits, labels[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        totals.add_(torch.stack([loss.detach(), (logits.detach().argmax(-1) == labels[batch]).float().mean()]))
+        losses[batch_number] = loss.detach()
+        accuracies[batch_number] = (logits.detach().argmax(-1) == labels[batch]).float().mean()
+        batch_number.add_(1)
 
+    state = start
     largest = max(layout.tree.n_nodes for layout in layouts) * encoder.width
     with one_thread() if largest < TINY else nullcontext(), deterministic(device):
-        run = _recorded(step, optimizer, learned) if device.type == "cuda" else step
-        for epoch in range(recipe.epochs):
+        run = _recorded(step, optimizer, learned, batch_number) if device.type == "cuda" else step
+        _restore(optimizer, learned, start.optimizer)
+        for epoch in range(len(start.log), recipe.epochs):
             rate.fill_(learning_rate(recipe, epoch))
             images.copy_(features(epoch))
-            totals.zero_()
-            order = torch.randperm(n_images, generator=_generator(seed, epoch, draw=0)).to(device)
-            batches = order[: n_images - n_images % batch_size].view(-1, batch_size)
-            for chosen in batches:
-                batch.copy_(chosen)
+            shuffled = torch.randperm(n_images, generator=_generator(seed, epoch, draw=0))
+            order.copy_(shuffled[: n_batches * batch_size].view(n_batches, batch_size))
+            batch_number.zero_()
+            for _ in range(n_batches):
                 run()
-            loss, accuracy = (totals / len(batches)).tolist()
-            if not math.isfinite(loss):
-                raise CoopError(
-                    f"the loss is no longer a number in epoch {epoch + 1} of {recipe.epochs}; "
-                    "try a smaller --lr, or --dtype float32"
-                )
-            if on_epoch:
-                on_epoch(EpochLog(epoch, recipe.epochs, learning_rate(recipe, epoch), loss, accuracy))
-    return learned.detach().cpu()
+            _check_losses(losses, epoch, recipe)
+            log = EpochLog(epoch, recipe.epochs, learning_rate(recipe, epoch), float(losses.mean()), float(accuracies.mean()))
+            kept = {name: value.detach().clone().cpu() for name, value in optimizer.state[learned].items()}
+            state = TrainingState(learned.detach().clone().cpu(), kept, (*state.log, log), start.class_chunk)
+            on_epoch(state)
+    return state
+
+
+def _check_losses(losses: Tensor, epoch: int, recipe: Recipe) -> None:
+    wrong = (~losses.isfinite()).nonzero()[:, 0].tolist()
+    if wrong:
+        raise CoopError(
+            f"the loss is no longer a number in step {wrong[0] + 1} of epoch {epoch + 1} of {recipe.epochs}: the rate is too "
+            "high, or image features hold no numbers; try a smaller --lr, or --dtype float32"
+        )
 
 
 def _optimizer(recipe: Recipe, learned: torch.nn.Parameter, rate: Tensor) -> torch.optim.Optimizer:
@@ -191,15 +213,29 @@ def _optimizer(recipe: Recipe, learned: torch.nn.Parameter, rate: Tensor) -> tor
     )
 
 
-def _recorded(step: Callable[[], None], optimizer: torch.optim.Optimizer, learned: torch.nn.Parameter) -> Callable[[], None]:
+def _restore(optimizer: torch.optim.Optimizer, learned: torch.nn.Parameter, kept: dict[str, Tensor]) -> None:
+    """Put back an optimizer's tensors: in place where a recorded step reads them."""
+    present = optimizer.state[learned]
+    for name, value in kept.items():
+        if name in present:
+            present[name].copy_(value)
+        else:
+            present[name] = value.clone()
+
+
+def _recorded(
+    step: Callable[[], None], optimizer: torch.optim.Optimizer, learned: torch.nn.Parameter, batch_number: Tensor
+) -> Callable[[], None]:
     """The step as a CUDA graph: replayed without a call from the host to each of its thousands of kernels."""
     before = learned.detach().clone()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # a few plain steps first: kernels are chosen, the optimizer makes its state
         for _ in range(3):
+            batch_number.zero_()
             step()
     torch.cuda.current_stream().wait_stream(side)
+    batch_number.zero_()
     optimizer.zero_grad()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

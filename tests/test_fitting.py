@@ -1,12 +1,12 @@
-import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from coopcli.artifact import load_prompt
+from coopcli import fitting
 from coopcli.cache import FeatureCache
-from coopcli.errors import UsageError
-from coopcli.fitting import Watch, few_shot_hash, fit, write_run
+from coopcli.errors import CoopError, UsageError
+from coopcli.fitting import Watch, fit
 from coopcli.images import load_data
 from coopcli.prompts import ContextSettings
 from coopcli.training import Recipe
@@ -49,25 +49,6 @@ def test_words_as_start(mini, photos):
         fit(mini, data, still, ContextSettings(5), shots=1, init="a photo of a")
 
 
-def test_run_folder_and_steps(mini, split_photos, tmp_path):
-    steps, epochs = [], []
-    watch = Watch(lambda *step: steps.append(step), epochs.append)
-    data = load_data(str(split_photos))
-    result = fit(mini, data, QUICK, ContextSettings(2, "middle", True), shots=2, seed=3, cache=FeatureCache(None), watch=watch)
-    write_run(tmp_path / "run", result, {"seed": 3})
-    names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"prompt.safetensors", "metrics.json", "log.jsonl", "fewshot.json", "settings.json"}
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["learned"]["top1"] == result.test.metrics.top1
-    assert metrics["few_shot_sha256"] == few_shot_hash(result.train_items)
-    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == len(epochs) == 3
-    assert json.loads((tmp_path / "run" / "fewshot.json").read_text())["train"] == [item.name for item in result.train_items]
-    assert {step for step, _, _ in steps} == {"train images", "test images"}
-    prompt = load_prompt(tmp_path / "run")
-    assert prompt.context.shape == (3, 2, 128)
-    assert prompt.training["seed"] == 3 and prompt.training["recipe"]["views"] == 2
-
-
 def test_online_views_are_encoded_in_every_epoch(mini, photos, tmp_path, monkeypatch):
     data, cache, seen = load_data(str(photos)), FeatureCache(tmp_path), []
     true = type(mini).encode_images
@@ -79,6 +60,56 @@ def test_online_views_are_encoded_in_every_epoch(mini, photos, tmp_path, monkeyp
     assert online.log[-1].epoch == 2
     again = fit(mini, data, Recipe(epochs=3, views=0), shots=2, cache=cache)
     assert torch.equal(online.prompt.context, again.prompt.context)
+
+
+def test_a_stopped_fit_goes_on_to_the_same_bytes(mini, photos, tmp_path, caplog):
+    data, recipe, at = load_data(str(photos)), Recipe(epochs=6, views=2), tmp_path / "checkpoint"
+    whole = fit(mini, data, recipe, shots=2, seed=3)
+
+    def stop(log):
+        if log.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(mini, data, recipe, shots=2, seed=3, watch=Watch(on_epoch=stop), checkpoint=at)
+    resumed = fit(mini, data, recipe, shots=2, seed=3, checkpoint=at)
+    assert "going on after epoch 4 of 6" in caplog.text
+    assert torch.equal(resumed.prompt.context, whole.prompt.context) and resumed.log == whole.log
+    caplog.clear()
+    other = fit(mini, data, recipe, shots=2, seed=4, checkpoint=at)
+    assert "training starts anew" in caplog.text
+    assert torch.equal(other.prompt.context, fit(mini, data, recipe, shots=2, seed=4).prompt.context)
+
+
+def test_full_gpu_memory_means_fewer_classes_at_a_time(mini, photos, monkeypatch, caplog):
+    data, tried = load_data(str(photos)), []
+    true = fitting.train_context
+
+    def full(encoder, prompts, state, *rest):
+        tried.append(state.class_chunk)
+        if state.class_chunk == 0:
+            raise torch.OutOfMemoryError
+        return true(encoder, prompts, state, *rest)
+
+    monkeypatch.setattr(fitting, "train_context", full)
+    assert fit(mini, data, QUICK, shots=2).prompt.training["class_chunk"] == 1
+    assert tried == [0, 1] and "--class-chunk 1" in caplog.text
+    monkeypatch.setattr(fitting, "train_context", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(CoopError, match="does not hold one class"):
+        fit(mini, data, QUICK, shots=2)
+
+
+def test_a_context_that_runs_away_is_told_once(mini, photos, caplog):
+    fit(mini, load_data(str(photos)), replace(QUICK, lr=1e7, warmup_epochs=0, optimizer="adam"), shots=2)
+    assert caplog.text.count("the context runs away") == 1
+
+
+def test_test_images_that_were_trained_on_are_told(mini, split_photos, caplog):
+    fit(mini, load_data(str(split_photos)), QUICK, shots=4)
+    assert "also trained on" not in caplog.text
+    (split_photos / "test" / "red" / "copy.png").write_bytes((split_photos / "train" / "red" / "1.png").read_bytes())
+    fit(mini, load_data(str(split_photos)), QUICK, shots=4)
+    assert "1 of 10 test images are also trained on, to the byte (first: test/red/copy.png is train/red/1.png)" in caplog.text
 
 
 def test_same_seed_same_bytes(mini, photos, tmp_path):

@@ -130,10 +130,11 @@ def fit(
     """
     wanted_shots, wanted_views = _shots(shots), _views(views)
 
-    from ..fitting import Watch, write_run
+    from ..fitting import Watch
     from ..fitting import fit as fit_prompt
     from ..images import load_data
     from ..prompts import ContextSettings, tokenize
+    from ..runs import begin_run, checkpoint_of, write_run
     from ..training import fast_recipe, paper_recipe
     from .setup import open_backbone, open_cache
 
@@ -157,15 +158,14 @@ def fit(
         "device": backbone.device.type, "dtype": dtype.value,
         "class_chunk": class_chunk,
     }  # fmt: skip
-    if not overwrite:
-        refuse_other_settings(folder, resolved)
+    begin_run(folder, resolved, overwrite)
     with progress() as live:
         bars = Bars(live)
         result = fit_prompt(
             backbone, dataset, chosen, settings, wanted_shots, seed, init, template, open_cache(no_cache), class_chunk,
-            Watch(bars.update, bars.epoch),
+            Watch(bars.update, bars.epoch), checkpoint_of(folder),
         )  # fmt: skip
-    write_run(folder, result, resolved)
+    write_run(folder, result)
     if json:
         print_json(_summary(result, dataset, folder))
     else:
@@ -188,23 +188,6 @@ def check_writable(folder: Path) -> None:
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UsageError(f'--output "{folder}" cannot be written: "{nearest}" is no folder that this user may write')
-
-
-def refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """A run folder is only replaced by the same command; another one needs --overwrite."""
-    from json import loads
-
-    from ..errors import UsageError
-
-    if not (folder / "prompt.safetensors").exists():
-        return
-    try:
-        before = loads((folder / "settings.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    changed = [f"{key}: {before.get(key)} -> {settings[key]}" for key in settings if before.get(key) != settings[key]]
-    if changed:
-        raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
 
 
 def show(result: Fit, dataset: DataSet, template: str) -> None:

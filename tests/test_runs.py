@@ -1,0 +1,46 @@
+import json
+
+import pytest
+
+from coopcli.artifact import load_prompt
+from coopcli.cache import FeatureCache
+from coopcli.errors import UsageError
+from coopcli.fitting import Watch, few_shot_hash, fit
+from coopcli.images import load_data
+from coopcli.prompts import ContextSettings
+from coopcli.runs import begin_run, checkpoint_of, write_run
+from coopcli.training import Recipe
+
+QUICK = Recipe(epochs=3, views=2)
+
+
+def test_run_folder_and_steps(mini, split_photos, tmp_path):
+    steps, epochs = [], []
+    watch = Watch(lambda *step: steps.append(step), epochs.append)
+    data = load_data(str(split_photos))
+    result = fit(mini, data, QUICK, ContextSettings(2, "middle", True), shots=2, seed=3, cache=FeatureCache(None), watch=watch)
+    begin_run(tmp_path / "run", {"seed": 3})
+    write_run(tmp_path / "run", result)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"prompt.safetensors", "metrics.json", "log.jsonl", "fewshot.json", "settings.json"}
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["learned"]["top1"] == result.test.metrics.top1
+    assert metrics["few_shot_sha256"] == few_shot_hash(result.train_items)
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == len(epochs) == 3
+    assert json.loads((tmp_path / "run" / "fewshot.json").read_text())["train"] == [item.name for item in result.train_items]
+    assert {step for step, _, _ in steps} == {"train images", "test images"}
+    prompt = load_prompt(tmp_path / "run")
+    assert prompt.context.shape == (3, 2, 128)
+    assert prompt.training["seed"] == 3 and prompt.training["recipe"]["views"] == 2
+
+
+def test_another_command_is_refused_with_what_differs(tmp_path):
+    begin_run(tmp_path, {"seed": 1, "lr": 0.002})
+    checkpoint_of(tmp_path).write_bytes(b"half-way")
+    begin_run(tmp_path, {"seed": 1, "lr": 0.002})
+    with pytest.raises(UsageError, match=r"other settings \(lr: 0\.002 -> 0\.1\); use --overwrite"):
+        begin_run(tmp_path, {"seed": 1, "lr": 0.1})
+    assert checkpoint_of(tmp_path).exists()
+    begin_run(tmp_path, {"seed": 1, "lr": 0.1}, overwrite=True)
+    assert not checkpoint_of(tmp_path).exists()
+    begin_run(tmp_path, {"seed": 1, "lr": 0.1})

@@ -1,0 +1,109 @@
+"""Kill `coop fit` (SIGKILL) at random moments of its life, start the same command again, and compare the learned prompts.
+
+    python tools/kill_runs.py --kills 100 --seed 1
+
+Prints in which phase the kills fell and how many files differ from those of an uninterrupted run (exit 1 if any does).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from coopcli.demo import write_task
+
+EPOCHS = 300
+
+
+def command(work: Path) -> list[str]:
+    how = ["--model", "mini", "--shots", "4", "--views", "2", "--epochs", str(EPOCHS)]
+    return [sys.executable, "-m", "coopcli", "fit", str(work / "photos"), *how, "-o", str(work / "run")]
+
+
+def start(work: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "COOP_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command(work), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(work: Path) -> bytes:
+    process = start(work)
+    _, told = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"the command failed: {told.decode()}")
+    return (work / "run" / "prompt.safetensors").read_bytes()
+
+
+def phase(run: Path) -> str:
+    if (run / "prompt.safetensors").exists():
+        return "saved"
+    if (run / "checkpoint.safetensors").exists():
+        return "training"
+    return "features" if (run / "settings.json").exists() else "start"
+
+
+def check_whole(run: Path) -> None:
+    """Every file of a killed run is there whole or not at all."""
+    from safetensors import safe_open
+
+    for path in run.glob("*.json"):
+        json.loads(path.read_text("utf-8"))
+    for path in run.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            file.get_tensor("context")
+
+
+def kill_and_resume(work: Path, kills: int, seed: int) -> tuple[Counter[str], int]:
+    """Returns where the kills fell, and how many finished runs differ from the uninterrupted one."""
+    choose = random.Random(seed)
+    write_task(work / "photos", "shapes", 6, seed=(9,))
+    began = time.perf_counter()
+    expected = finish(work)
+    life = time.perf_counter() - began
+    fell: Counter[str] = Counter()
+    different = finished = 0
+    shutil.rmtree(work / "run")
+    shutil.rmtree(work / "cache")
+    for _ in range(kills):
+        process = start(work)
+        try:
+            process.communicate(timeout=choose.uniform(0, life))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            fell[phase(work / "run")] += 1
+            check_whole(work / "run")
+            continue
+        # It was done before its time: compare, and begin anew, sometimes with no features either.
+        finished += 1
+        different += (work / "run" / "prompt.safetensors").read_bytes() != expected
+        fell["after its end"] += 1
+        shutil.rmtree(work / "run")
+        if choose.random() < 0.5:
+            shutil.rmtree(work / "cache")
+    different += finish(work) != expected
+    different += len(list((work / "run").glob(".*.partial")))
+    return fell, different
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        fell, different = kill_and_resume(Path(folder), options.kills, options.seed)
+    print(f"{options.kills} kills: {dict(fell)}; {different} differences")
+    sys.exit(1 if different else 0)
+
+
+if __name__ == "__main__":
+    main()
