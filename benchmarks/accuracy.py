@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from coopcli import ContextSettings, FeatureCache, evaluate, fit, hand_written_features, image_features, learned_features
 from coopcli.backbone import load_backbone
@@ -77,22 +78,24 @@ def table(
     print(f"| {train.name}, {model} | hand-written | ensemble | " + " | ".join(v.heading(variants) for v in variants) + " |")
     print("|---" * (3 + len(variants)) + "|")
     for name, dataset in {"test": train, **others}.items():
-        names = dataset.class_names
+        names, items = dataset.class_names, dataset.split("test", "all")
+        images = {dtype: image_features(backbone, items, cache) for dtype, backbone in backbones.items()}
 
-        def top1(result: Fit | list[str], dtype: str, dataset: DataSet = dataset, names: tuple[str, ...] = names) -> float:
-            backbone = backbones[dtype]
-            used = {item.name for item in result.train_items} if isinstance(result, Fit) and dataset is train else set()
-            items = [item for item in dataset.split("test", "all") if item.name not in used]
-            if isinstance(result, Fit):
-                classes = learned_features(backbone, result.prompt, names)
-            else:
-                classes = hand_written_features(backbone, result, names, cache)
-            images = image_features(backbone, items, cache)
-            return evaluate(images, classes, backbone.logit_scale, names, items).metrics.top1
+        def top1(classes: Tensor, dtype: str, used: frozenset[str] = frozenset()) -> float:
+            rows = [row for row, item in enumerate(items) if item.name not in used]  # noqa: B023
+            left = [items[row] for row in rows]  # noqa: B023
+            return evaluate(images[dtype][rows], classes, backbones[dtype].logit_scale, names, left).metrics.top1  # noqa: B023
 
-        first = variants[0].dtype
-        cells = [spread([top1(templates, first)]) for templates in ([template], list(TEMPLATE_SETS["imagenet"]))]
-        cells += [spread([top1(one, v.dtype) for one in fits[v]]) for v in variants]
+        def hand_written(templates: list[str]) -> float:
+            classes = hand_written_features(backbones[variants[0].dtype], templates, names, cache)  # noqa: B023
+            return top1(classes, variants[0].dtype)  # noqa: B023
+
+        def learned(one: Fit, dtype: str) -> float:
+            used = frozenset(item.name for item in one.train_items) if dataset is train else frozenset()  # noqa: B023
+            return top1(learned_features(backbones[dtype], one.prompt, names), dtype, used)  # noqa: B023
+
+        cells = [spread([hand_written(templates)]) for templates in ([template], list(TEMPLATE_SETS["imagenet"]))]
+        cells += [spread([learned(one, v.dtype) for one in fits[v]]) for v in variants]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     counts = [statistics.mean(steps(one, recipes[v]) for one in fits[v]) for v in variants]
     seconds = [statistics.mean(one.seconds["training"] for one in fits[v]) for v in variants]
