@@ -75,28 +75,31 @@ def table(
         v: [fit(backbones[v.dtype], train, recipes[v], v.context, v.shots, seed, cache=cache) for seed in seeds]
         for v in variants
     }
-    print(f"| {train.name}, {model} | hand-written | ensemble | " + " | ".join(v.heading(variants) for v in variants) + " |")
-    print("|---" * (3 + len(variants)) + "|")
-    for name, dataset in {"test": train, **others}.items():
+
+    def cells(dataset: DataSet) -> list[str]:
         names, items = dataset.class_names, dataset.split("test", "all")
         images = {dtype: image_features(backbone, items, cache) for dtype, backbone in backbones.items()}
 
         def top1(classes: Tensor, dtype: str, used: frozenset[str] = frozenset()) -> float:
-            rows = [row for row, item in enumerate(items) if item.name not in used]  # noqa: B023
-            left = [items[row] for row in rows]  # noqa: B023
-            return evaluate(images[dtype][rows], classes, backbones[dtype].logit_scale, names, left).metrics.top1  # noqa: B023
+            rows = [row for row, item in enumerate(items) if item.name not in used]
+            left = [items[row] for row in rows]
+            return evaluate(images[dtype][rows], classes, backbones[dtype].logit_scale, names, left).metrics.top1
 
         def hand_written(templates: list[str]) -> float:
-            classes = hand_written_features(backbones[variants[0].dtype], templates, names, cache)  # noqa: B023
-            return top1(classes, variants[0].dtype)  # noqa: B023
+            dtype = variants[0].dtype
+            return top1(hand_written_features(backbones[dtype], templates, names, cache), dtype)
 
         def learned(one: Fit, dtype: str) -> float:
-            used = frozenset(item.name for item in one.train_items) if dataset is train else frozenset()  # noqa: B023
-            return top1(learned_features(backbones[dtype], one.prompt, names), dtype, used)  # noqa: B023
+            used = frozenset(item.name for item in one.train_items) if dataset is train else frozenset()
+            return top1(learned_features(backbones[dtype], one.prompt, names), dtype, used)
 
-        cells = [spread([hand_written(templates)]) for templates in ([template], list(TEMPLATE_SETS["imagenet"]))]
-        cells += [spread([learned(one, v.dtype) for one in fits[v]]) for v in variants]
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        of_templates = [spread([hand_written(templates)]) for templates in ([template], list(TEMPLATE_SETS["imagenet"]))]
+        return of_templates + [spread([learned(one, v.dtype) for one in fits[v]]) for v in variants]
+
+    print(f"| {train.name}, {model} | hand-written | ensemble | " + " | ".join(v.heading(variants) for v in variants) + " |")
+    print("|---" * (3 + len(variants)) + "|")
+    for name, dataset in {"test": train, **others}.items():
+        print(f"| {name} | " + " | ".join(cells(dataset)) + " |", flush=True)
     counts = [statistics.mean(steps(one, recipes[v]) for one in fits[v]) for v in variants]
     seconds = [statistics.mean(one.seconds["training"] for one in fits[v]) for v in variants]
     print("| steps (seconds) | | | " + " | ".join(f"{n:.0f} ({s:.1f})" for n, s in zip(counts, seconds, strict=True)) + " |\n")
