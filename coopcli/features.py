@@ -155,7 +155,6 @@ def _workers(n_images: int) -> Iterator[Executor]:
 
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
-    os.nice(10)  # the tower's threads wait for each other: one held up by decoding holds up all
 
 
 def _prepare(process: CLIPImageProcessorPil, size: int, content: bytes, name: str, digest: bytes, views: Views) -> np.ndarray:
