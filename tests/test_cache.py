@@ -109,7 +109,8 @@ def damage(folder, how):
         "truncated": good[: len(good) // 2],
         "first page only": good[:8192],
         "no schema": good[:100] + b"\xff" * 8092 + good[8192:],
-        "no text": good.replace(b"CREATE TABLE features", b"CREATE TABLE \xe4eatures"),  # nor is SQLite's message
+        # SQLite's message will hold a name that is no text.
+        "no text": good.replace(b"indexby_use", b"index\xe4y_use").replace(b"CREATE INDEX", b"CREATE INDEY"),
         "other names": good.replace(b"value BLOB", b"valve BLOB"),
         "pages": good[:8192] + b"\xff" * (len(good) - 8192),
     }
