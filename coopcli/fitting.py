@@ -52,9 +52,10 @@ class Fit:
 
 @dataclass
 class Watch:
-    """Who is told how far a fit has come: images of a named step, and epochs."""
+    """Who is told how far a fit has come: images of a named step, that training begins, and epochs."""
 
     on_images: Callable[[str, int, int], None] = lambda step, done, total: None
+    on_training: Callable[[], None] = lambda: None
     on_epoch: Callable[[EpochLog], None] = lambda log: None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -141,6 +142,7 @@ def fit(
             )
         watch.on_epoch(state.log[-1])
 
+    watch.on_training()
     end = _train(encoder, prompts, start, features, labels, backbone.logit_scale, recipe, seed, on_epoch)
     trained = time.perf_counter()
     prompt = LearnedPrompt(

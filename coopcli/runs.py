@@ -21,15 +21,12 @@ def checkpoint_of(folder: Path) -> Path:
     return folder / "checkpoint.safetensors"
 
 
-def begin_run(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> None:
-    """Write settings.json, so that the same command goes on later and another one does not mix with it.
+def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> None:
+    """Make sure that a run of these settings may go on or begin in this folder; `overwrite` makes it begin anew.
 
-    Raises UsageError, with the settings that differ, when the folder holds a run of other settings and `overwrite` is
-    off; CoopError when it cannot be written.
+    Raises UsageError, with the settings that differ, when the folder holds a run of other settings.
     """
     path = folder / "settings.json"
-    for left_over in folder.glob(".*.partial"):  # by a process that was killed while it wrote
-        left_over.unlink(missing_ok=True)
     if overwrite:
         checkpoint_of(folder).unlink(missing_ok=True)
     elif path.exists() or (folder / "prompt.safetensors").exists():
@@ -40,7 +37,13 @@ def begin_run(folder: Path, settings: dict[str, Any], overwrite: bool = False) -
         changed = [f"{key}: {before.get(key)} -> {settings[key]}" for key in settings if before.get(key) != settings[key]]
         if changed:
             raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
-    write_atomically(path, f"{json.dumps(settings, indent=2, ensure_ascii=False)}\n".encode())
+
+
+def begin_run(folder: Path, settings: dict[str, Any]) -> None:
+    """Write settings.json, by which later commands know the run. Raises CoopError when it cannot be written."""
+    for left_over in folder.glob(".*.partial"):  # by a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
+    write_atomically(folder / "settings.json", f"{json.dumps(settings, indent=2, ensure_ascii=False)}\n".encode())
 
 
 def write_run(folder: Path, result: Fit) -> None:

@@ -8,7 +8,7 @@ from coopcli.errors import UsageError
 from coopcli.fitting import Watch, few_shot_hash, fit
 from coopcli.images import load_data
 from coopcli.prompts import ContextSettings
-from coopcli.runs import begin_run, checkpoint_of, write_run
+from coopcli.runs import begin_run, check_run, checkpoint_of, write_run
 from coopcli.training import Recipe
 
 QUICK = Recipe(epochs=3, views=2)
@@ -16,7 +16,7 @@ QUICK = Recipe(epochs=3, views=2)
 
 def test_run_folder_and_steps(mini, split_photos, tmp_path):
     steps, epochs = [], []
-    watch = Watch(lambda *step: steps.append(step), epochs.append)
+    watch = Watch(lambda *step: steps.append(step), on_epoch=epochs.append)
     data = load_data(str(split_photos))
     result = fit(mini, data, QUICK, ContextSettings(2, "middle", True), shots=2, seed=3, cache=FeatureCache(None), watch=watch)
     begin_run(tmp_path / "run", {"seed": 3})
@@ -35,12 +35,18 @@ def test_run_folder_and_steps(mini, split_photos, tmp_path):
 
 
 def test_another_command_is_refused_with_what_differs(tmp_path):
+    check_run(tmp_path, {"seed": 1, "lr": 0.002})
     begin_run(tmp_path, {"seed": 1, "lr": 0.002})
     checkpoint_of(tmp_path).write_bytes(b"half-way")
-    begin_run(tmp_path, {"seed": 1, "lr": 0.002})
+    check_run(tmp_path, {"seed": 1, "lr": 0.002})
     with pytest.raises(UsageError, match=r"other settings \(lr: 0\.002 -> 0\.1\); use --overwrite"):
-        begin_run(tmp_path, {"seed": 1, "lr": 0.1})
+        check_run(tmp_path, {"seed": 1, "lr": 0.1})
     assert checkpoint_of(tmp_path).exists()
-    begin_run(tmp_path, {"seed": 1, "lr": 0.1}, overwrite=True)
+    check_run(tmp_path, {"seed": 1, "lr": 0.1}, overwrite=True)
     assert not checkpoint_of(tmp_path).exists()
-    begin_run(tmp_path, {"seed": 1, "lr": 0.1})
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path):
+    (tmp_path / ".metrics.json.4711.partial").write_bytes(b"{")
+    begin_run(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]

@@ -47,7 +47,7 @@ def phase(run: Path) -> str:
         return "saved"
     if (run / "checkpoint.safetensors").exists():
         return "training"
-    return "features" if (run / "settings.json").exists() else "start"
+    return "before the first epoch"
 
 
 def check_whole(run: Path) -> None:

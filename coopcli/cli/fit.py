@@ -134,7 +134,7 @@ def fit(
     from ..fitting import fit as fit_prompt
     from ..images import load_data
     from ..prompts import ContextSettings, tokenize
-    from ..runs import begin_run, checkpoint_of, write_run
+    from ..runs import begin_run, check_run, checkpoint_of, write_run
     from ..training import fast_recipe, paper_recipe
     from .setup import open_backbone, open_cache
 
@@ -158,12 +158,12 @@ def fit(
         "device": backbone.device.type, "dtype": dtype.value,
         "class_chunk": class_chunk,
     }  # fmt: skip
-    begin_run(folder, resolved, overwrite)
+    check_run(folder, resolved, overwrite)
     with progress() as live:
         bars = Bars(live)
         result = fit_prompt(
             backbone, dataset, chosen, settings, wanted_shots, seed, init, template, open_cache(no_cache), class_chunk,
-            Watch(bars.update, bars.epoch), checkpoint_of(folder),
+            Watch(bars.update, lambda: begin_run(folder, resolved), bars.epoch), checkpoint_of(folder),
         )  # fmt: skip
     write_run(folder, result)
     if json:
