@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _stopped() -> None:
-    print("coop: stopped; the same command goes on from here: encoded images and the last whole epoch are kept", file=sys.stderr)
+    print("coop: stopped; the same command goes on from here: features and the last whole epoch are kept", file=sys.stderr)
 
 
 if __name__ == "__main__":

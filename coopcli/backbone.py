@@ -7,9 +7,11 @@ import json
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import CoopError, UsageError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 MINI = "mini"
 MINI_FOLDER = Path(__file__).parent / "mini"
+SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
@@ -93,10 +96,15 @@ def pick_device(device: Device) -> torch.device:
 
 
 def load_backbone(
-    name: str = DEFAULT_MODEL, revision: str | None = None, device: Device = "auto", dtype: Dtype = "float32"
+    name: str = DEFAULT_MODEL,
+    revision: str | None = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    allow_pickle: bool = False,
 ) -> Backbone:
     """Load a CLIPModel from the hub, from a local folder, or the embedded one (`mini`).
 
+    Weights are read from safetensors only, unless `allow_pickle`; code that comes with a model is never run.
     Raises CoopError when the model cannot be had or is not a CLIPModel.
     """
     target = pick_device(device)
@@ -111,14 +119,21 @@ def load_backbone(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        # Said outright: by default transformers would ask the user whether to run a model's own code.
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         if not isinstance(config, CLIPConfig):
             raise CoopError(f'model "{name}" is a {config.model_type} model; coop needs a CLIPModel (model_type "clip")')
-        model = CLIPModel.from_pretrained(source, config=config, revision=revision, dtype=torch.float32)
+        if not allow_pickle and _index_names_pickles(source, revision):
+            raise CoopError(_only_pickled(name))
+        model = CLIPModel.from_pretrained(
+            source, config=config, revision=revision, dtype=torch.float32, use_safetensors=None if allow_pickle else True
+        )
         tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
         # The Pillow backend by name: another backend's resampling differs from the reference's.
         processor = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError, KeyError, TypeError, AttributeError) as error:
+        if not allow_pickle and _has_only_pickled_weights(source, revision):
+            raise CoopError(_only_pickled(name)) from error
         raise CoopError(_why_not_loaded(name, error)) from error
     model = model.eval().requires_grad_(False)
     fingerprint = fingerprint_of(model, tokenizer, processor)
@@ -127,9 +142,42 @@ def load_backbone(
     return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype)
 
 
+def _only_pickled(name: str) -> str:
+    return (
+        f'model "{name}" has its weights as a pickle only (pytorch_model.bin), which could run code as it is read; '
+        "use --allow-pickle-weights if you trust where it comes from"
+    )
+
+
+def _index_names_pickles(source: str, revision: str | None) -> bool:
+    """Whether a safetensors index sends the reader to other files: transformers goes by the ending of each."""
+    from transformers.utils import cached_file
+
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
+    index = cached_file(source, f"{SAFETENSORS}.index.json", revision=revision, **quiet)
+    if index is None:
+        return False
+    shards = json.loads(Path(index).read_bytes())["weight_map"].values()
+    return not all(str(shard).endswith(".safetensors") for shard in shards)
+
+
+def _has_only_pickled_weights(source: str, revision: str | None) -> bool:
+    from huggingface_hub import file_exists
+
+    def has(*names: str) -> bool:
+        if Path(source).exists():
+            return any((Path(source) / name).exists() for name in names)
+        return any(file_exists(source, name, revision=revision) for name in names)
+
+    try:
+        return has(PICKLED, f"{PICKLED}.index.json") and not has(SAFETENSORS, f"{SAFETENSORS}.index.json")
+    except Exception:  # of the network; this only words an error
+        return False
+
+
 def _why_not_loaded(name: str, error: Exception) -> str:
     if Path(name).exists():
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return f'model folder "{name}" holds no complete CLIPModel (config, weights, tokenizer, preprocessor): {reason}'
     return (
         f'model "{name}" is not on this machine and could not be fetched from the Hugging Face hub; '

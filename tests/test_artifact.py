@@ -1,16 +1,27 @@
 import json
+import os
+import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from coopcli.artifact import LearnedPrompt, load_prompt, write_atomically
 from coopcli.errors import CoopError, UsageError
 from coopcli.prompts import ContextSettings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import fuzz_prompts
+
+VALID = [fuzz_prompts.content_of(fuzz_prompts.example(csc)) for csc in (False, True)]
+ATTACKS = fuzz_prompts.attacks()
 
 
 def prompt(csc=False, **changes):
@@ -86,6 +97,82 @@ def test_a_header_that_contradicts(tmp_path, changes, reason):
 def test_a_context_that_cannot_be(tmp_path, context):
     with pytest.raises(CoopError):
         load_prompt(rewritten(tmp_path, tensor=context))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_hostile_file_is_refused(tmp_path, name):
+    (tmp_path / "p").write_bytes(ATTACKS[name])
+    assert fuzz_prompts.verdict(tmp_path / "p") == "refused"
+
+
+def test_a_damaged_file_is_a_prompt_or_refused(tmp_path):
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=1500, deadline=None, derandomize=True, database=None)
+    @given(st.integers(0, 2**63))
+    def damage_and_load(seed):
+        choose = random.Random(seed)
+        (tmp_path / "p").write_bytes(fuzz_prompts.damaged(choose, choose.choice(VALID)))
+        outcomes[fuzz_prompts.verdict(tmp_path / "p")] += 1
+
+    damage_and_load()
+    assert outcomes["loaded"] > 50 and outcomes["refused"] > 500
+
+
+def test_what_is_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    (tmp_path / "metadata").write_bytes(ATTACKS["huge metadata"])
+    fuzz_prompts.write_huge(tmp_path / "numbers")
+    monkeypatch.setattr("json.loads", lambda *_, **__: pytest.fail("it was parsed"))
+    for name, reason in (("metadata", "header of 1048"), ("numbers", "file of 1073")):
+        with pytest.raises(CoopError, match=reason):
+            load_prompt(tmp_path / name)
+
+
+def test_reading_takes_no_more_memory_than_the_file_and_a_bound(tmp_path):
+    """Many small values make the most of a header; a large context is kept once."""
+    large = prompt(context=torch.zeros(4, 2**23))  # 128 MiB
+    large.save(tmp_path / "large")
+    (tmp_path / "much").write_bytes(ATTACKS["much small JSON"])
+    code = (
+        "import sys; from pathlib import Path; import fuzz_prompts as tool; tool.forget_peak(); start = tool.peak()\n"
+        "try: tool.load_prompt(Path(sys.argv[1]))\n"
+        "except tool.CoopError: print('refused')\n"
+        "else: print('loaded')\n"
+        "print(tool.peak() - start)"
+    )
+    for name, outcome, bound in (("large", "loaded", 128 + 32), ("much", "refused", 200)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / name)], cwd=Path(fuzz_prompts.__file__).parent, capture_output=True,
+            text=True, check=True,
+        )  # fmt: skip
+        told, more = done.stdout.split()
+        assert told == outcome and float(more) < bound
+
+
+def test_what_is_refused_is_named(tmp_path):
+    reasons = {
+        "n_ctx": {"context": {"n_ctx": 0, "position": "end", "csc": False}},
+        "class_names": {"class_names": []},
+        "class_names, model": {"class_names": "ab", "model": 1},
+        "2 classes and 1 folders": {"folders": ["a"]},
+    }
+    for reason, changes in reasons.items():
+        with pytest.raises(CoopError, match="context" if reason == "n_ctx" else reason):
+            load_prompt(rewritten(tmp_path, **changes))
+
+
+def test_a_newer_version_is_named_without_what_the_file_makes_of_it(tmp_path):
+    with pytest.raises(CoopError, match="newer coop") as error:
+        load_prompt(rewritten(tmp_path, format_version=2, coop_version="9\n\x1b[2J" + "9" * 10_000))
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
+
+
+def test_folders_and_links_that_lead_nowhere(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    for name in ("loop", "pipe", "x" * 5000, "a\0b"):
+        with pytest.raises(UsageError):
+            load_prompt(tmp_path / name)
 
 
 def test_a_write_that_fails_leaves_what_was(tmp_path, monkeypatch):

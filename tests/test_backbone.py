@@ -76,6 +76,67 @@ def test_a_folder_of_another_clip(tmp_path, tokenizer, copy_of_mini):
     assert load_backbone(str(tmp_path / "tiny")).feature_width == 24
 
 
+@pytest.fixture
+def pickled(tmp_path, tokenizer, copy_of_mini):
+    """A model folder whose weights are a pickle."""
+    model = tiny_clip(tokenizer)
+    model.config.save_pretrained(copy_of_mini)
+    (copy_of_mini / "model.safetensors").unlink()
+    torch.save(model.state_dict(), copy_of_mini / "pytorch_model.bin")
+    return copy_of_mini
+
+
+def test_pickled_weights_only_when_allowed(pickled, tokenizer, monkeypatch):
+    def opened(*_, **__):
+        raise AssertionError("a pickle was opened")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.load", opened)
+        with pytest.raises(CoopError, match="--allow-pickle-weights") as error:
+            load_backbone(str(pickled))
+    assert str(pickled) in str(error.value) and "\n" not in str(error.value)
+    loaded = load_backbone(str(pickled), allow_pickle=True)
+    assert torch.equal(loaded.model.logit_scale, tiny_clip(tokenizer).logit_scale) and loaded.feature_width == 24
+
+
+def test_a_safetensors_index_does_not_let_pickles_in(pickled):
+    names = torch.load(pickled / "pytorch_model.bin")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "pytorch_model.bin")}
+    (pickled / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CoopError, match="--allow-pickle-weights"):
+        load_backbone(str(pickled))
+
+
+def test_pickled_weights_on_the_hub_name_the_option(monkeypatch, mini):
+    def nothing(*_, **__):
+        raise OSError("no safetensors")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: mini.model.config)
+    monkeypatch.setattr("transformers.CLIPModel.from_pretrained", nothing)
+    monkeypatch.setattr("huggingface_hub.file_exists", lambda _, name, **__: name == "pytorch_model.bin")
+    with pytest.raises(CoopError, match="--allow-pickle-weights"):
+        load_backbone("someone/clip")
+
+
+def test_code_beside_a_model_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(CoopError, match="holds no complete CLIPModel"):
+        load_backbone(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff" * 99])
+def test_a_damaged_folder_is_one_line(copy_of_mini, file, content):
+    (copy_of_mini / file).write_bytes(content)
+    try:
+        load_backbone(str(copy_of_mini))  # transformers makes do with the tokenizer's other files, where they are
+    except CoopError as error:
+        assert str(copy_of_mini) in str(error) and "\n" not in str(error)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_where_there_is_none():
     assert pick_device("auto").type == "cpu"

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import write_picture
+from safetensors.torch import load_file
 
 from coopcli import __main__
+from coopcli.backbone import MINI_FOLDER
 from coopcli.cli.app import app
 
 QUICK = ["--model", "mini", "--epochs", "2", "--views", "2"]
@@ -274,6 +278,15 @@ def test_ctrl_c_keeps_the_last_whole_epoch(photos, tmp_path):
     assert process.returncode == 130 and out == ""
     assert err.count("\n") == 1 and err.startswith("coop: stopped; the same command goes on from here")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.json", "checkpoint.safetensors"}
+
+
+def test_pickled_weights_are_read_only_when_allowed(coop, photos, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(MINI_FOLDER, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    failed(coop("zeroshot", photos, "--model", folder), 1, "--allow-pickle-weights")
+    ran(coop("zeroshot", photos, "--model", folder, "--allow-pickle-weights"))
 
 
 def test_offline_without_the_model_is_one_line_at_once(photos):

@@ -28,6 +28,7 @@ def ensemble(
     predictions: options.PredictionsOption = None,
     device: options.DeviceOption = Device.auto,
     dtype: options.DtypeOption = Dtype.float32,
+    pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
@@ -41,5 +42,18 @@ def ensemble(
     if templates or not chosen:
         chosen = [*read_templates(templates or "imagenet"), *chosen]
     handwritten.run(
-        "ensemble", chosen, data, model, revision, images, classnames, split, predictions, device, dtype, no_cache, json
+        "ensemble",
+        chosen,
+        data,
+        model,
+        revision,
+        images,
+        classnames,
+        split,
+        predictions,
+        device,
+        dtype,
+        pickles,
+        no_cache,
+        json,
     )

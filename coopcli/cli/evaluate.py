@@ -27,6 +27,7 @@ def evaluate(
     predictions: options.PredictionsOption = None,
     device: options.DeviceOption = Device.auto,
     dtype: options.DtypeOption = Dtype.float32,
+    pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
@@ -50,7 +51,7 @@ def evaluate(
     missing = len(set(learned.class_names) - set(class_names))
     if missing and not set(class_names) - set(learned.class_names):
         say(f"note: the data has {len(class_names)} of the prompt's {len(learned.class_names)} classes; choosing among these")
-    backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype)
+    backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
     check_backbone(learned, backbone)
     features = learned_features(backbone, learned, class_names)
     with progress() as live:

@@ -120,6 +120,7 @@ def fit(
         typer.Option("--class-chunk", metavar="N", min=0, rich_help_panel=options.MACHINE, show_default="as memory demands",
                      help="Encode N classes at a time, again in backward: less memory. 0: all at once."),
     ] = None,
+    pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
@@ -148,7 +149,7 @@ def fit(
     chosen = replace(chosen, **{key: value for key, value in wanted.items() if value is not None})
     folder = output or default_folder(dataset, model, shots, seed, position, csc)
     check_writable(folder)  # now, not after an hour of training
-    backbone = open_backbone(model, revision, device, dtype)
+    backbone = open_backbone(model, revision, device, dtype, pickles)
     length = context_length or (len(tokenize(backbone.tokenizer, init)) if init else 16)
     settings = ContextSettings(length, position.value, csc)
     resolved = {

@@ -20,6 +20,7 @@ def run(
     predictions: Path | None,
     device: Device,
     dtype: Dtype,
+    pickles: bool,
     no_cache: bool,
     json: bool,
 ) -> None:
@@ -31,7 +32,7 @@ def run(
 
     dataset = load_data(data, images, classnames)
     items = pick_items(dataset, split)
-    backbone = open_backbone(model, revision, device, dtype)
+    backbone = open_backbone(model, revision, device, dtype, pickles)
     cache = open_cache(no_cache)
     with progress() as live:
         bars = Bars(live)

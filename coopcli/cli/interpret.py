@@ -24,6 +24,7 @@ def interpret(
             help="The same model in another place; by default the one that the prompt names.",
         ),
     ] = None,
+    pickles: options.PicklesOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
     """The tokens nearest to each learned vector, by Euclidean distance in the same model's token embedding.
@@ -36,7 +37,7 @@ def interpret(
     from .setup import open_backbone
 
     learned = load_prompt(prompt)
-    backbone = open_backbone(model or learned.model, None if model else learned.revision, Device.cpu, Dtype.float32)
+    backbone = open_backbone(model or learned.model, None if model else learned.revision, Device.cpu, Dtype.float32, pickles)
     check_backbone(learned, backbone)
     context = learned.context if learned.settings.csc else learned.context[None]
     owners = learned.class_names if learned.settings.csc else (None,)

@@ -93,6 +93,13 @@ DeviceOption = Annotated[
     Device, typer.Option("--device", help="Where to run; auto takes a GPU where there is one.", rich_help_panel=MACHINE)
 ]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="What the frozen towers compute in.", rich_help_panel=MACHINE)]
+PicklesOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle-weights", rich_help_panel=MODEL,
+        help="Load a model without safetensors weights too. A pickle may run code: only from whom you trust.",
+    ),
+]  # fmt: skip
 NoCacheOption = Annotated[
     bool, typer.Option("--no-cache", help="Neither read nor write the feature cache.", rich_help_panel=MACHINE)
 ]

@@ -9,10 +9,10 @@ from .console import say, talk
 from .options import Device, Dtype, Split
 
 
-def open_backbone(model: str, revision: str | None, device: Device, dtype: Dtype) -> Backbone:
+def open_backbone(model: str, revision: str | None, device: Device, dtype: Dtype, pickles: bool = False) -> Backbone:
     """Load the model, saying so while it lasts."""
     with talk.status(f"loading {model}"):
-        return load_backbone(model, revision, device.value, dtype.value)
+        return load_backbone(model, revision, device.value, dtype.value, pickles)
 
 
 def open_cache(no_cache: bool) -> FeatureCache:

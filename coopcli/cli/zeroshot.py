@@ -17,6 +17,7 @@ def zeroshot(
     predictions: options.PredictionsOption = None,
     device: options.DeviceOption = Device.auto,
     dtype: options.DtypeOption = Dtype.float32,
+    pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
 ) -> None:
@@ -32,5 +33,18 @@ def zeroshot(
 
         raise UsageError("coop zeroshot takes one --template; coop ensemble averages several")
     handwritten.run(
-        "zeroshot", templates, data, model, revision, images, classnames, split, predictions, device, dtype, no_cache, json
+        "zeroshot",
+        templates,
+        data,
+        model,
+        revision,
+        images,
+        classnames,
+        split,
+        predictions,
+        device,
+        dtype,
+        pickles,
+        no_cache,
+        json,
     )
