@@ -126,7 +126,12 @@ def load_backbone(
         if not allow_pickle and _index_names_pickles(source, revision):
             raise CoopError(_only_pickled(name))
         model = CLIPModel.from_pretrained(
-            source, config=config, revision=revision, dtype=torch.float32, use_safetensors=None if allow_pickle else True
+            source,
+            config=config,
+            # Said outright: only for "main" does transformers look for the hub's own conversion of an older model.
+            revision=revision or "main",
+            dtype=torch.float32,
+            use_safetensors=None if allow_pickle else True,
         )
         tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
         # The Pillow backend by name: another backend's resampling differs from the reference's.
@@ -162,17 +167,23 @@ def _index_names_pickles(source: str, revision: str | None) -> bool:
 
 
 def _has_only_pickled_weights(source: str, revision: str | None) -> bool:
-    from huggingface_hub import file_exists
+    from huggingface_hub import file_exists, try_to_load_from_cache
 
     def has(*names: str) -> bool:
         if Path(source).exists():
             return any((Path(source) / name).exists() for name in names)
+        if any(isinstance(try_to_load_from_cache(source, name, revision=revision), str) for name in names):
+            return True
         return any(file_exists(source, name, revision=revision) for name in names)
 
     try:
-        return has(PICKLED, f"{PICKLED}.index.json") and not has(SAFETENSORS, f"{SAFETENSORS}.index.json")
+        pickled = has(PICKLED, f"{PICKLED}.index.json")
     except Exception:  # of the network; this only words an error
         return False
+    try:
+        return pickled and not has(SAFETENSORS, f"{SAFETENSORS}.index.json")
+    except Exception:  # offline, with a pickle in the cache
+        return pickled
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
