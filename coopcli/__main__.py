@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -9,12 +10,18 @@ import sys
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 data or machine at fault, 2 the command at fault, 130 Ctrl-C.
 
-    COOP_DEBUG=1 shows the traceback of any error.
+    When the reader of stdout goes away (`| head`), it ends quietly with 1. COOP_DEBUG=1 shows the traceback of any error.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever a terminal's encoding lacks is shown as an escape
+            stream.reconfigure(errors="backslashreplace")
     try:
         from .cli.app import app
 
-        app()
+        try:
+            app()
+        finally:
+            _flush()
     except SystemExit as exit_:
         if exit_.code == 130:
             _stopped()
@@ -25,15 +32,35 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("COOP_DEBUG"):
             raise
+        from .cli.console import printable
         from .errors import CoopError, UsageError
 
         told = str(error) if isinstance(error, CoopError) else f"{type(error).__name__}: {error} (COOP_DEBUG=1 shows where)"
-        print(f"coop: {told}", file=sys.stderr)
+        _tell(printable(told))
         sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
+def _flush() -> None:
+    """Write out what stdout still holds. Python's own attempt at its end would tell of a failure in its own way."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        from .errors import CoopError
+
+        raise CoopError(f"stdout cannot be written: {error.strerror}") from error
+
+
 def _stopped() -> None:
-    print("coop: stopped; the same command goes on from here: features and the last whole epoch are kept", file=sys.stderr)
+    _tell("stopped; nothing half-written is left, and the images encoded so far are kept in the cache")
+
+
+def _tell(text: str) -> None:
+    if sys.stderr:  # None where it is closed, and print would take stdout instead
+        print(f"coop: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def _splice(choose: random.Random, content: bytes) -> bytes:
 
 def _lie_about_length(choose: random.Random, content: bytes) -> bytes:
     length = choose.choice([0, 1, 2, 8, len(content) - 8, len(content), 2**24, 2**31, 2**32, 2**63 - 1, 2**64 - 1])
-    return length.to_bytes(8, "little") + content[8:]
+    return (length % 2**64).to_bytes(8, "little") + content[8:]
 
 
 def _edit_header(choose: random.Random, content: bytes) -> bytes:

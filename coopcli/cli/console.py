@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import logging
+import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,19 +23,41 @@ if TYPE_CHECKING:
     from ..evaluation import Evaluation
     from ..training import EpochLog
 
-out = Console(highlight=False)
-talk = Console(stderr=True, highlight=False)
+# Under NO_COLOR rich leaves out colours only, not bold.
+STYLES = None if os.environ.get("NO_COLOR") else "auto"
+out = Console(highlight=False, color_system=STYLES)  # type: ignore[arg-type]
+talk = Console(stderr=True, highlight=False, color_system=STYLES)  # type: ignore[arg-type]
 CONFUSION_CLASSES = 12  # beyond these, a confusion table is no longer read
+# What moves the cursor, breaks the line or turns the reading direction, and the halves of letters, which nothing prints.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """One line that only shows: names come from files and folders that anyone may have made. Escapes what does more."""
+    return UNPRINTABLE.sub(lambda letter: letter[0].encode("unicode_escape").decode(), text)
+
+
+def shown(text: str) -> str:
+    """The text for rich, as it stands: neither control characters nor markup take effect."""
+    return escape(printable(text))
 
 
 def say(text: str) -> None:
-    """One line of talk on stderr."""
-    talk.print(escape(text), soft_wrap=True)
+    """Lines of talk on stderr."""
+    talk.print("\n".join(map(shown, text.split("\n"))), soft_wrap=True)
 
 
 def print_json(content: Any) -> None:
-    """The one JSON object of a command, on stdout."""
-    print(json.dumps(content, ensure_ascii=False, indent=2))
+    """The one JSON object of a command, on stdout: JSON in whatever encoding that has."""
+    text = json.dumps(content, ensure_ascii=False, indent=2)
+    try:
+        if not UNPRINTABLE.search(text.replace("\n", "")):
+            text.encode(sys.stdout.encoding if sys.stdout else "utf-8")
+            print(text)
+            return
+    except UnicodeEncodeError:
+        pass
+    print(json.dumps(content, indent=2))
 
 
 def show_warnings() -> None:
@@ -40,7 +65,7 @@ def show_warnings() -> None:
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(f"note: {record.getMessage()}")
+            say(f"note: {printable(record.getMessage())}")
 
     logger = logging.getLogger("coopcli")
     logger.handlers = [Lines()]
@@ -91,7 +116,7 @@ def percent(share: float | None) -> str:
 def show_evaluation(title: str, evaluation: Evaluation) -> None:
     """Top-1, macro average, per class and confusion, as tables on stdout."""
     metrics, names = evaluation.metrics, evaluation.class_names
-    out.print(f"[bold]{escape(title)}[/bold]")
+    out.print(f"[bold]{shown(title)}[/bold]")
     out.print(f"top-1 {percent(metrics.top1)} %   macro average {percent(metrics.macro)} %   images {metrics.n}")
     counts = [sum(row) for row in metrics.confusion]
     table = Table(box=None, pad_edge=False)
@@ -101,7 +126,7 @@ def show_evaluation(title: str, evaluation: Evaluation) -> None:
         wrong = [(count, names[j]) for j, count in enumerate(metrics.confusion[k]) if j != k and count]
         worst = max(wrong, default=None)
         taken_for = f"{worst[1]} ({worst[0]})" if worst else ""
-        table.add_row(escape(name), str(counts[k]), percent(metrics.per_class[k]), escape(taken_for))
+        table.add_row(shown(name), str(counts[k]), percent(metrics.per_class[k]), shown(taken_for))
     out.print(table)
     if len(names) <= CONFUSION_CLASSES:
         out.print("\nconfusion: true class in rows, predicted class in columns")
@@ -110,7 +135,7 @@ def show_evaluation(title: str, evaluation: Evaluation) -> None:
         for k in range(len(names)):
             table.add_column(str(k + 1), justify="right")
         for k, name in enumerate(names):
-            table.add_row(f"{k + 1} {escape(name)}", *(str(count or ".") for count in metrics.confusion[k]))
+            table.add_row(f"{k + 1} {shown(name)}", *(str(count or ".") for count in metrics.confusion[k]))
         out.print(table)
 
 

@@ -6,11 +6,10 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from . import options
-from .console import out, print_json
+from .console import out, print_json, shown
 from .options import Device, Dtype
 
 
@@ -57,11 +56,11 @@ def interpret(
         return
     for owner, of_class in zip(owners, near, strict=True):
         if owner is not None:
-            out.print(f"[bold]{escape(owner)}[/bold]")
+            out.print(f"[bold]{shown(owner)}[/bold]")
         table = Table(box=None, pad_edge=False)
         table.add_column("vector", justify="right")
         for rank in range(len(of_class[0])):
             table.add_column("nearest token (distance)" if rank == 0 else str(rank + 1))
         for number, vector in enumerate(of_class, 1):
-            table.add_row(str(number), *(f"{escape(token.token)} ({token.distance:.3f})" for token in vector))
+            table.add_row(str(number), *(f"{shown(token.token)} ({token.distance:.3f})" for token in vector))
         out.print(table)
