@@ -55,7 +55,7 @@ def _flush() -> None:
 
 
 def _stopped() -> None:
-    _tell("stopped; nothing half-written is left, and the images encoded so far are kept in the cache")
+    _tell("stopped; the same command goes on from here: features and the last whole epoch are kept")
 
 
 def _tell(text: str) -> None:
