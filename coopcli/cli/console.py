@@ -52,7 +52,7 @@ def print_json(content: Any) -> None:
     text = json.dumps(content, ensure_ascii=False, indent=2)
     try:
         if not UNPRINTABLE.search(text.replace("\n", "")):
-            text.encode(sys.stdout.encoding if sys.stdout else "utf-8")
+            text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")  # a StringIO has none, nor has a closed stdout
             print(text)
             return
     except UnicodeEncodeError:
@@ -69,7 +69,7 @@ def show_warnings() -> None:
 
     logger = logging.getLogger("coopcli")
     logger.handlers = [Lines()]
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it is not imported yet, and would undo a level set now
 
 
 @contextmanager
