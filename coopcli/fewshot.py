@@ -1,13 +1,77 @@
-"""k-shot sampling, the very lists of the reference (Dassl's `generate_fewshot_dataset`)."""
+"""Few-shot draws, the very lists of the reference (Dassl's `generate_fewshot_dataset`), and base and new classes."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from .images import ImageItem
+from .images import DataSet, ImageItem
 
 VAL_SHOTS = 4  # the reference draws min(k, 4) validation images per class
+
+Classes = Literal["all", "base", "new"]
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """A draw from a data set: images to learn from, to choose by (there may be none), and to test on.
+
+    Labels are places in `class_names`; `folders` are the data's own names of these classes. The rest tells of which data
+    set, and of how many shots (None: all), seed and half of the classes it is a draw.
+    """
+
+    dataset: str
+    shots: int | None
+    seed: int
+    classes: Classes
+    class_names: tuple[str, ...]
+    folders: tuple[str, ...]
+    train: tuple[ImageItem, ...]
+    val: tuple[ImageItem, ...]
+    test: tuple[ImageItem, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of the train list, one name a line: two runs learned from the same images when it is equal."""
+        return hashlib.sha256("\n".join(item.name for item in self.train).encode()).hexdigest()
+
+
+def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Classes = "all") -> FewShot:
+    """Draw `shots` train images per class (None: all), and of `classes` keep those of one half.
+
+    The draw comes first, as in the reference: a class gets the same images whether the other half is used or not. To test
+    on are the test split or, where the data knows no splits, the images that were not drawn.
+    """
+    train, val = few_shot_lists(dataset.split("train", "all"), dataset.splits.get("val", ()), shots, seed)
+    drawn = {item.name for item in train}
+    test = [item for item in dataset.split("test", "all", "train") if item.name not in drawn]
+    kept = half(dataset, classes)
+    of_half = (_of_half(items, len(dataset.class_names), classes) for items in (train, val, test))
+    return FewShot(dataset.name, shots, seed, classes, kept.class_names, kept.folders, *of_half)
+
+
+def half(dataset: DataSet, classes: Classes) -> DataSet:
+    """The data set with the base classes only, the first ceil(K/2), or the new ones, the rest, labelled from 0.
+
+    Source: CoCoOp, Section 4.1; `subsample_classes` of the reference's datasets.
+    """
+    n_classes = len(dataset.class_names)
+    part = slice(*_bounds(n_classes, classes))
+    splits = {split: _of_half(items, n_classes, classes) for split, items in dataset.splits.items()}
+    return replace(dataset, class_names=dataset.class_names[part], folders=dataset.folders[part], splits=splits)
+
+
+def _bounds(n_classes: int, classes: Classes) -> tuple[int, int]:
+    middle = (n_classes + 1) // 2
+    return {"all": (0, n_classes), "base": (0, middle), "new": (middle, n_classes)}[classes]
+
+
+def _of_half(items: Sequence[ImageItem], n_classes: int, classes: Classes) -> tuple[ImageItem, ...]:
+    first, end = _bounds(n_classes, classes)
+    return tuple(replace(item, label=item.label - first) for item in items if first <= item.label < end)
 
 
 def few_shot_lists(

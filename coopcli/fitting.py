@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .errors import CoopError, UsageError
 from .evaluation import Evaluation, evaluate, hand_written_features, learned_features
 from .features import image_features, view_features
-from .fewshot import few_shot_lists
+from .fewshot import Classes, FewShot, draw_few_shot
 from .images import DataSet, ImageItem
 from .prompts import ContextSettings, Prompt, context_prompts, random_context, word_context
 from .templates import DEFAULT_TEMPLATE
@@ -35,29 +35,33 @@ RUNAWAY = 100  # so many times the longest token embedding: no context that work
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A learned prompt and how it came about.
-
-    `test` and `hand_written` are absent where no image was left to test on; `seconds` says where the time went.
-    """
+class Learned:
+    """A learned prompt with the log of its epochs; `seconds` says where the time went."""
 
     prompt: LearnedPrompt
-    log: list[EpochLog]
-    train_items: list[ImageItem]
-    val_items: list[ImageItem]
-    test: Evaluation | None
-    hand_written: Evaluation | None
+    log: tuple[EpochLog, ...]
     seconds: dict[str, float]
 
 
-@dataclass
+@dataclass(frozen=True)
+class Fit(Learned):
+    """A learned prompt and how it came about.
+
+    `test` and `hand_written` are absent where no image was left to test on.
+    """
+
+    data: FewShot
+    test: Evaluation | None
+    hand_written: Evaluation | None
+
+
+@dataclass(frozen=True)
 class Watch:
     """Who is told how far a fit has come: images of a named step, that training begins, and epochs."""
 
     on_images: Callable[[str, int, int], None] = lambda step, done, total: None
     on_training: Callable[[], None] = lambda: None
     on_epoch: Callable[[EpochLog], None] = lambda log: None
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def fit(
@@ -67,8 +71,9 @@ def fit(
     settings: ContextSettings | None = None,
     shots: int | None = 16,
     seed: int = 1,
-    init: str | None = None,
+    init: str | Tensor | None = None,
     template: str = DEFAULT_TEMPLATE,
+    classes: Classes = "all",
     cache: FeatureCache | None = None,
     class_chunk: int | None = None,
     watch: Watch | None = None,
@@ -77,54 +82,65 @@ def fit(
     """Learn a prompt from `shots` images per class (None: all) and compare it with a hand-written template.
 
     The accuracy is that on the test split, or, where the data knows no splits, on the images not trained on.
-    `class_chunk` classes are encoded at a time (0: all; None: as free memory demands). With a `checkpoint` file, written
-    after every epoch, a fit of the same images and settings goes on where an earlier one was stopped.
-    Raises UsageError for words in `init` that contradict the context length, CoopError for data that cannot be used.
+    For the other arguments and what is raised see `learn_prompt`.
     """
-    settings, cache, watch = settings or ContextSettings(), cache or FeatureCache(None), watch or Watch()
-    encoder, names = backbone.text_encoder, dataset.class_names
-    if init is None:
-        context = random_context(settings, len(names), encoder.width, seed)
-    else:
-        context = word_context(backbone.tokenizer, encoder.token_embedding, init, len(names), settings.csc)
-        if context.shape[-2] != settings.n_ctx:
-            raise UsageError(f'--init "{init}" is {context.shape[-2]} tokens; --context-length {settings.n_ctx} contradicts it')
-    prompts = context_prompts(backbone.tokenizer, settings, names, encoder.max_length)
-    hand_written = hand_written_features(backbone, [template], names, cache)
-
-    train, val = few_shot_lists(dataset.split("train", "all"), dataset.splits.get("val", ()), shots, seed)
-    _warn_of_small_classes(train, dataset, shots)
-    used = {item.name for item in train}
-    test = [item for item in dataset.split("test", "all", "train") if item.name not in used]
-
-    _warn_of_leaks(train, test)
+    cache, watch = cache or FeatureCache(None), watch or Watch()
+    data = draw_few_shot(dataset, shots, seed, classes)
+    hand_written = hand_written_features(backbone, [template], data.class_names, cache)
+    _warn_of_small_classes(data)
+    _warn_of_leaks(data.train, data.test)
+    learned = learn_prompt(backbone, data, recipe, settings, init, cache, class_chunk, watch, checkpoint)
 
     started = time.perf_counter()
+    names, learned_test, hand_written_test = data.class_names, None, None
+    if data.test:
+        images = image_features(backbone, data.test, cache, lambda *n: watch.on_images("test images", *n))
+        learned_test, hand_written_test = (
+            evaluate(images, class_features, backbone.logit_scale, names, data.test)
+            for class_features in (learned_features(backbone, learned.prompt, names), hand_written)
+        )
+    else:
+        logger.warning("no image is left to test on: every one was used for training")
+    seconds = learned.seconds | {"evaluation": time.perf_counter() - started}
+    return Fit(learned.prompt, learned.log, seconds, data, learned_test, hand_written_test)
+
+
+def learn_prompt(
+    backbone: Backbone,
+    data: FewShot,
+    recipe: Recipe,
+    settings: ContextSettings | None = None,
+    init: str | Tensor | None = None,
+    cache: FeatureCache | None = None,
+    class_chunk: int | None = None,
+    watch: Watch | None = None,
+    checkpoint: Path | None = None,
+) -> Learned:
+    """Learn a prompt from the train images of a few-shot draw, whose seed also draws the first context and the batches.
+
+    `init` is words to start from, or a context [M, d] or [K, M, d], instead of a random one.
+    `class_chunk` classes are encoded at a time (0: all; None: as free memory demands). With a `checkpoint` file, written
+    after every epoch, a fit of the same images and settings goes on where an earlier one was stopped.
+    Raises UsageError for an `init` that contradicts the settings, CoopError for data that cannot be used.
+    """
+    settings, cache, watch = settings or ContextSettings(), cache or FeatureCache(None), watch or Watch()
+    encoder, names = backbone.text_encoder, data.class_names
+    context = _initial_context(backbone, settings, len(names), init, data.seed)
+    prompts = context_prompts(backbone.tokenizer, settings, names, encoder.max_length)
+
+    started = time.perf_counter()
+    task = _task(backbone, data, recipe, prompts, context)
     if recipe.views:
-        views = view_features(backbone, train, range(recipe.views), cache, lambda *n: watch.on_images("train images", *n))
-        features = drawn_views(views, seed)
+        views = view_features(backbone, data.train, range(recipe.views), cache, lambda *n: watch.on_images("train images", *n))
+        features = drawn_views(views, data.seed)
+        task.update(views.numpy().tobytes())
     else:
 
         def features(epoch: int) -> Tensor:
-            return view_features(backbone, train, [epoch], FeatureCache(None))[:, 0]
+            return view_features(backbone, data.train, [epoch], FeatureCache(None))[:, 0]
 
     featured = time.perf_counter()
-    labels = torch.tensor([item.label for item in train])
     start = TrainingState(context, class_chunk=encoder.fitting_chunk(prompts) if class_chunk is None else class_chunk)
-    task = hashlib.sha256()
-    for part in (
-        __version__,
-        backbone.model_key,
-        recipe,
-        seed,
-        prompts,
-        context.tolist(),
-        labels.tolist(),
-        few_shot_hash(train),
-    ):
-        task.update(repr(part).encode())
-    if recipe.views:
-        task.update(views.numpy().tobytes())
     if checkpoint and (kept := load_checkpoint(checkpoint, task.hexdigest())):
         start = kept
         logger.warning("going on after epoch %d of %d", len(kept.log), recipe.epochs)
@@ -143,23 +159,24 @@ def fit(
         watch.on_epoch(state.log[-1])
 
     watch.on_training()
-    end = _train(encoder, prompts, start, features, labels, backbone.logit_scale, recipe, seed, on_epoch)
-    trained = time.perf_counter()
+    labels = torch.tensor([item.label for item in data.train])
+    end = _train(encoder, prompts, start, features, labels, backbone.logit_scale, recipe, data.seed, on_epoch)
     prompt = LearnedPrompt(
         context=end.context,
         settings=settings,
         class_names=names,
-        folders=dataset.folders,
+        folders=data.folders,
         model=backbone.name,
         revision=backbone.revision,
         fingerprint=backbone.fingerprint,
         training={
-            "data": dataset.name,
-            "shots": shots,
-            "seed": seed,
-            "init": init,
-            "images": len(train),
-            "few_shot_sha256": few_shot_hash(train),
+            "data": data.dataset,
+            "classes": data.classes,
+            "shots": data.shots,
+            "seed": data.seed,
+            "init": "a given context" if isinstance(init, Tensor) else init,
+            "images": len(data.train),
+            "few_shot_sha256": data.sha256,
             "recipe": asdict(recipe),
             "class_chunk": end.class_chunk,
             "dtype": backbone.dtype,
@@ -167,18 +184,36 @@ def fit(
             "torch": torch.__version__,
         },
     )
-    learned_test = hand_written_test = None
-    if test:
-        images = image_features(backbone, test, cache, lambda *n: watch.on_images("test images", *n))
-        learned_test, hand_written_test = (
-            evaluate(images, class_features, backbone.logit_scale, names, test)
-            for class_features in (learned_features(backbone, prompt, names), hand_written)
-        )
-    else:
-        logger.warning("no image is left to test on: every one was used for training")
-    tested = time.perf_counter()
-    seconds = {"features": featured - started, "training": trained - featured, "evaluation": tested - trained}
-    return Fit(prompt, list(end.log), train, val, learned_test, hand_written_test, seconds)
+    seconds = {"features": featured - started, "training": time.perf_counter() - featured}
+    return Learned(prompt, end.log, seconds)
+
+
+def _initial_context(
+    backbone: Backbone, settings: ContextSettings, n_classes: int, init: str | Tensor | None, seed: int
+) -> Tensor:
+    """The context that training begins with; see `learn_prompt`."""
+    encoder = backbone.text_encoder
+    if init is None:
+        return random_context(settings, n_classes, encoder.width, seed)
+    if isinstance(init, Tensor):
+        shape = (*[n_classes] * settings.csc, settings.n_ctx, encoder.width)
+        if tuple(init.shape) != shape:
+            raise UsageError(f"the given context is {list(init.shape)}; these settings need {list(shape)}")
+        return init.detach().float().cpu()
+    context = word_context(backbone.tokenizer, encoder.token_embedding, init, n_classes, settings.csc)
+    if context.shape[-2] != settings.n_ctx:
+        raise UsageError(f'--init "{init}" is {context.shape[-2]} tokens; --context-length {settings.n_ctx} contradicts it')
+    return context
+
+
+def _task(backbone: Backbone, data: FewShot, recipe: Recipe, prompts: Sequence[Prompt], context: Tensor) -> hashlib._Hash:
+    """A digest of all that a training run depends on: only a checkpoint of the same is gone on with."""
+    task = hashlib.sha256()
+    labels = [item.label for item in data.train]
+    for part in (__version__, backbone.model_key, recipe, data.seed, prompts, labels, data.sha256):
+        task.update(repr(part).encode())
+    task.update(context.numpy().tobytes())
+    return task
 
 
 def _train(
@@ -212,11 +247,6 @@ def _train(
         state = replace(state, class_chunk=chunk)
 
 
-def few_shot_hash(items: Sequence[ImageItem]) -> str:
-    """SHA-256 of the few-shot list, one name a line: two runs used the same images when it is equal."""
-    return hashlib.sha256("\n".join(item.name for item in items).encode()).hexdigest()
-
-
 def _warn_of_leaks(train: Sequence[ImageItem], test: Sequence[ImageItem]) -> None:
     """Say when test images are among those trained on, whatever their names."""
     with ThreadPoolExecutor() as threads:
@@ -231,10 +261,11 @@ def _warn_of_leaks(train: Sequence[ImageItem], test: Sequence[ImageItem]) -> Non
         )  # fmt: skip
 
 
-def _warn_of_small_classes(train: Sequence[ImageItem], dataset: DataSet, shots: int | None) -> None:
-    counts = Counter(item.label for item in train)
-    for label, name in enumerate(dataset.class_names):
-        if not counts[label]:
+def _warn_of_small_classes(data: FewShot) -> None:
+    counts = Counter(item.label for item in data.train)
+    for label, name in enumerate(data.class_names):
+        n = counts[label]
+        if not n:
             logger.warning('class "%s" has no train image; it takes part without any', name)
-        elif shots and counts[label] < shots:
-            logger.warning('class "%s" has %d train images; all of them are used for %d shots', name, counts[label], shots)
+        elif data.shots and n < data.shots:
+            logger.warning('class "%s" has %d train images; all of them are used for %d shots', name, n, data.shots)

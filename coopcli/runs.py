@@ -60,8 +60,8 @@ def write_run(folder: Path, result: Fit) -> None:
         "versions": {"coop": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     few_shot = {
-        "train": [item.name for item in result.train_items],
-        "val": [item.name for item in result.val_items],
+        "train": [item.name for item in result.data.train],
+        "val": [item.name for item in result.data.val],
     }
     texts = {
         "metrics.json": json.dumps(metrics, indent=2),

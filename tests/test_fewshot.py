@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coopcli.fewshot import few_shot_lists
-from coopcli.images import ImageItem, load_split_file
+from coopcli.fewshot import draw_few_shot, few_shot_lists, half
+from coopcli.images import DataSet, ImageItem, load_split_file
 
 FILES = {
     "caltech101": "Caltech101", "dtd": "DescribableTextures", "eurosat": "EuroSAT", "oxford_flowers": "OxfordFlowers",
@@ -41,3 +41,37 @@ def test_k_of_each_class_or_all_it_has(train, val, shots, seed):
             had = [item for item in items if item.label == label]
             assert len([item for item in drawn if item.label == label]) == min(k, len(had))
     assert few_shot_lists(train, val, None, seed) == (train, val)
+
+
+def data_of(n_classes, per_class=4):
+    def items(split):
+        return tuple(ImageItem(f"{split}/{k}/{i}", k, bytes) for i in range(per_class) for k in range(n_classes))
+
+    names = tuple(f"c{k}" for k in range(n_classes))
+    return DataSet("toy", names, names, {split: items(split) for split in ("train", "val", "test")})
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 3))
+def test_base_and_new_are_two_halves_of_the_same_draw(n_classes, shots, seed):
+    data = data_of(n_classes)
+    whole, base, new = (draw_few_shot(data, shots, seed, classes) for classes in ("all", "base", "new"))
+    assert base.class_names + new.class_names == whole.class_names and len(base.class_names) == -(-n_classes // 2)
+    for part in ("train", "val", "test"):
+        of_whole = {(item.name, whole.class_names[item.label]) for item in getattr(whole, part)}
+        of_halves = [(item.name, one.class_names[item.label]) for one in (base, new) for item in getattr(one, part)]
+        assert len(of_halves) == len(of_whole) and set(of_halves) == of_whole
+    assert (base.sha256 == whole.sha256) == (n_classes == 1)
+
+
+def test_half_of_a_data_set_for_evaluation():
+    new = half(data_of(5), "new")
+    assert new.class_names == ("c3", "c4") and {item.label for item in new.splits["test"]} == {0, 1}
+    assert all(item.name.split("/")[1] == str(item.label + 3) for item in new.splits["test"])
+
+
+def test_without_splits_what_was_not_drawn_is_tested_on():
+    data = data_of(2)
+    flat = DataSet("flat", data.class_names, data.folders, {"all": data.splits["train"]})
+    drawn = draw_few_shot(flat, 3, 1)
+    assert len(drawn.train) == 6 and len(drawn.test) == 2 and not drawn.val
+    assert not {item.name for item in drawn.train} & {item.name for item in drawn.test}

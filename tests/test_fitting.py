@@ -16,26 +16,26 @@ QUICK = Recipe(epochs=3, views=2)
 
 def test_flat_folder_is_tested_on_what_was_not_trained_on(mini, photos):
     result = fit(mini, load_data(str(photos)), QUICK, shots=4)
-    assert len(result.train_items) == 12 and result.test.metrics.n == result.hand_written.metrics.n == 6
-    assert not {item.name for item in result.train_items} & {item.name for item in result.test.items}
+    assert len(result.data.train) == 12 and result.test.metrics.n == result.hand_written.metrics.n == 6
+    assert not {item.name for item in result.data.train} & {item.name for item in result.test.items}
 
 
 def test_split_folder_is_tested_on_its_test_split(mini, split_photos):
     result = fit(mini, load_data(str(split_photos)), QUICK, shots=2)
-    assert len(result.train_items) == len(result.val_items) == 6
+    assert len(result.data.train) == len(result.data.val) == 6
     assert {item.name.split("/")[0] for item in result.test.items} == {"test"}
 
 
 def test_all_of_a_flat_folder_leaves_no_test(mini, photos, caplog):
     result = fit(mini, load_data(str(photos)), QUICK, shots=None)
-    assert len(result.train_items) == 18 and result.test is None
+    assert len(result.data.train) == 18 and result.test is None
     assert "no image is left to test on" in caplog.text
 
 
 def test_a_class_with_fewer_images_is_told(mini, photos, caplog):
     (photos / "red" / "5.png").unlink()
     result = fit(mini, load_data(str(photos)), QUICK, shots=6)
-    assert len(result.train_items) == 17
+    assert len(result.data.train) == 17
     assert 'class "red" has 5 train images' in caplog.text and "green" not in caplog.text
 
 

@@ -5,7 +5,7 @@ import pytest
 from coopcli.artifact import load_prompt
 from coopcli.cache import FeatureCache
 from coopcli.errors import UsageError
-from coopcli.fitting import Watch, few_shot_hash, fit
+from coopcli.fitting import Watch, fit
 from coopcli.images import load_data
 from coopcli.prompts import ContextSettings
 from coopcli.runs import begin_run, check_run, checkpoint_of, write_run
@@ -25,9 +25,9 @@ def test_run_folder_and_steps(mini, split_photos, tmp_path):
     assert names == {"prompt.safetensors", "metrics.json", "log.jsonl", "fewshot.json", "settings.json"}
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["learned"]["top1"] == result.test.metrics.top1
-    assert metrics["few_shot_sha256"] == few_shot_hash(result.train_items)
+    assert metrics["few_shot_sha256"] == result.data.sha256
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == len(epochs) == 3
-    assert json.loads((tmp_path / "run" / "fewshot.json").read_text())["train"] == [item.name for item in result.train_items]
+    assert json.loads((tmp_path / "run" / "fewshot.json").read_text())["train"] == [item.name for item in result.data.train]
     assert {step for step, _, _ in steps} == {"train images", "test images"}
     prompt = load_prompt(tmp_path / "run")
     assert prompt.context.shape == (3, 2, 128)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import handwritten, options
-from .options import Device, Dtype
+from .options import Classes, Device, Dtype
 
 
 def ensemble(
@@ -24,6 +24,7 @@ def ensemble(
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
+    classes: options.ClassesOption = Classes.all,
     split: options.SplitOption = None,
     predictions: options.PredictionsOption = None,
     device: options.DeviceOption = Device.auto,
@@ -49,6 +50,7 @@ def ensemble(
         revision,
         images,
         classnames,
+        classes,
         split,
         predictions,
         device,

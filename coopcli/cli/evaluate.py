@@ -8,7 +8,7 @@ import typer
 
 from . import options
 from .console import Bars, print_json, progress, say, show_evaluation, write_predictions
-from .options import Device, Dtype
+from .options import Classes, Device, Dtype
 
 
 def evaluate(
@@ -23,6 +23,7 @@ def evaluate(
     ] = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
+    classes: options.ClassesOption = Classes.all,
     split: options.SplitOption = None,
     predictions: options.PredictionsOption = None,
     device: options.DeviceOption = Device.auto,
@@ -40,11 +41,12 @@ def evaluate(
     from ..evaluation import check_backbone, classes_of, learned_features
     from ..evaluation import evaluate as evaluate_features
     from ..features import image_features
+    from ..fewshot import half
     from ..images import load_data
     from .setup import open_backbone, open_cache, pick_items
 
     learned = load_prompt(prompt)
-    dataset = load_data(data, images, classnames)
+    dataset = half(load_data(data, images, classnames), classes.value)
     items = pick_items(dataset, split)
     # Names that the user gives for this data come before those the prompt knows the folders by.
     class_names = dataset.class_names if classnames else classes_of(learned, dataset)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from . import options
 from .console import Bars, out, percent, print_json, progress, say
-from .options import Device, Dtype, Position, RecipeName
+from .options import Classes, Device, Dtype, Position, RecipeName
 
 if TYPE_CHECKING:
     from ..fitting import Fit
@@ -113,6 +113,7 @@ def fit(
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
+    classes: options.ClassesOption = Classes.all,
     device: options.DeviceOption = Device.auto,
     dtype: options.DtypeOption = Dtype.float32,
     class_chunk: Annotated[
@@ -131,6 +132,7 @@ def fit(
     """
     wanted_shots, wanted_views = _shots(shots), _views(views)
 
+    from ..fewshot import half
     from ..fitting import Watch
     from ..fitting import fit as fit_prompt
     from ..images import load_data
@@ -140,22 +142,22 @@ def fit(
     from .setup import open_backbone, open_cache
 
     dataset = load_data(data, images, classnames)
-    n_classes = len(dataset.class_names)
+    n_classes = len(half(dataset, classes.value).class_names)
     wanted: dict[str, Any] = {
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "warmup_epochs": warmup_epochs, "warmup_lr": warmup_lr,
         "momentum": momentum, "weight_decay": weight_decay, "views": wanted_views,
     }  # fmt: skip
     chosen = fast_recipe() if recipe is RecipeName.fast else paper_recipe(wanted_shots, n_classes)
     chosen = replace(chosen, **{key: value for key, value in wanted.items() if value is not None})
-    folder = output or default_folder(dataset, model, shots, seed, position, csc)
+    folder = output or default_folder(dataset, model, shots, seed, position, csc, classes)
     check_writable(folder)  # now, not after an hour of training
     backbone = open_backbone(model, revision, device, dtype, pickles)
     length = context_length or (len(tokenize(backbone.tokenizer, init)) if init else 16)
     settings = ContextSettings(length, position.value, csc)
     resolved = {
-        "data": data, "images": images and str(images), "classnames": classnames and str(classnames), "shots": shots,
-        "seed": seed, "model": model, "revision": revision, "fingerprint": backbone.fingerprint, **vars(settings),
-        "init": init, "template": template, "recipe": recipe.value, **vars(chosen),
+        "data": data, "images": images and str(images), "classnames": classnames and str(classnames), "classes": classes.value,
+        "shots": shots, "seed": seed, "model": model, "revision": revision, "fingerprint": backbone.fingerprint,
+        **vars(settings), "init": init, "template": template, "recipe": recipe.value, **vars(chosen),
         "device": backbone.device.type, "dtype": dtype.value,
         "class_chunk": class_chunk,
     }  # fmt: skip
@@ -163,8 +165,8 @@ def fit(
     with progress() as live:
         bars = Bars(live)
         result = fit_prompt(
-            backbone, dataset, chosen, settings, wanted_shots, seed, init, template, open_cache(no_cache), class_chunk,
-            Watch(bars.update, lambda: begin_run(folder, resolved), bars.epoch), checkpoint_of(folder),
+            backbone, dataset, chosen, settings, wanted_shots, seed, init, template, classes.value, open_cache(no_cache),
+            class_chunk, Watch(bars.update, lambda: begin_run(folder, resolved), bars.epoch), checkpoint_of(folder),
         )  # fmt: skip
     write_run(folder, result)
     if json:
@@ -175,9 +177,11 @@ def fit(
         say(f"{seconds}\nprompt: {folder / 'prompt.safetensors'}")
 
 
-def default_folder(dataset: DataSet, model: str, shots: str, seed: int, position: Position, csc: bool) -> Path:
+def default_folder(
+    dataset: DataSet, model: str, shots: str, seed: int, position: Position, csc: bool, classes: Classes
+) -> Path:
     """`coop-runs/<data>-<model>-<variant>-<shots>shots-seed<seed>`."""
-    variant = f"{position.value}{'-csc' if csc else ''}"
+    variant = f"{position.value}{'-csc' if csc else ''}{'' if classes is Classes.all else f'-{classes.value}'}"
     short_model = Path(model).name
     return Path(options.RUNS_FOLDER) / f"{dataset.name}-{short_model}-{variant}-{shots}shots-seed{seed}"
 
@@ -194,7 +198,7 @@ def check_writable(folder: Path) -> None:
 def show(result: Fit, dataset: DataSet, template: str) -> None:
     """The outcome beside the hand-written prompt's, as a table on stdout."""
     if result.test is None or result.hand_written is None:
-        out.print(f"learned from {len(result.train_items)} images of {len(dataset.class_names)} classes")
+        out.print(f"learned from {len(result.data.train)} images of {len(result.data.class_names)} classes")
         return
     table = Table(box=None, pad_edge=False)
     table.add_column(f"{dataset.name}, {result.test.metrics.n} test images")
@@ -211,7 +215,7 @@ def _summary(result: Fit, dataset: DataSet, folder: Path) -> dict[str, Any]:
         "data": dataset.name,
         "prompt": str(folder / "prompt.safetensors"),
         "model": result.prompt.model,
-        "train_images": len(result.train_items),
+        "train_images": len(result.data.train),
         "learned": result.test and result.test.as_dict(),
         "hand_written": result.hand_written and result.hand_written.as_dict(),
         "final_loss": result.log[-1].loss,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .console import Bars, print_json, progress, show_evaluation, write_predictions
-from .options import Device, Dtype, Split
+from .options import Classes, Device, Dtype, Split
 
 
 def run(
@@ -16,6 +16,7 @@ def run(
     revision: str | None,
     images: Path | None,
     classnames: Path | None,
+    classes: Classes,
     split: Split | None,
     predictions: Path | None,
     device: Device,
@@ -27,10 +28,11 @@ def run(
     """Evaluate hand-written templates and show the result."""
     from ..evaluation import evaluate, hand_written_features
     from ..features import image_features
+    from ..fewshot import half
     from ..images import load_data
     from .setup import open_backbone, open_cache, pick_items
 
-    dataset = load_data(data, images, classnames)
+    dataset = half(load_data(data, images, classnames), classes.value)
     items = pick_items(dataset, split)
     backbone = open_backbone(model, revision, device, dtype, pickles)
     cache = open_cache(no_cache)

@@ -32,6 +32,14 @@ class Position(StrEnum):
     front = "front"
 
 
+class Classes(StrEnum):
+    """Which half of the classes to use."""
+
+    all = "all"
+    base = "base"
+    new = "new"
+
+
 class RecipeName(StrEnum):
     """How the context is trained."""
 
@@ -85,6 +93,13 @@ SplitOption = Annotated[
     Split | None,
     typer.Option("--split", help="Which split to use; test where there is one.", rich_help_panel=IMAGES, show_default=False),
 ]
+ClassesOption = Annotated[
+    Classes,
+    typer.Option(
+        "--classes", rich_help_panel=IMAGES,
+        help="All classes, or one half of them: base, the first ceil(K/2), or new, the rest (base-to-new generalisation).",
+    ),
+]  # fmt: skip
 TemplateOption = Annotated[
     list[str] | None,
     typer.Option("--template", metavar="TEXT", help='A sentence with {} for the class name, e.g. "a photo of a {}."'),

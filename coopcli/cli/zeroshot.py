@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import handwritten, options
-from .options import Device, Dtype
+from .options import Classes, Device, Dtype
 
 
 def zeroshot(
@@ -13,6 +13,7 @@ def zeroshot(
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
+    classes: options.ClassesOption = Classes.all,
     split: options.SplitOption = None,
     predictions: options.PredictionsOption = None,
     device: options.DeviceOption = Device.auto,
@@ -40,6 +41,7 @@ def zeroshot(
         revision,
         images,
         classnames,
+        classes,
         split,
         predictions,
         device,
