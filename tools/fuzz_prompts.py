@@ -24,9 +24,10 @@ from typing import Any
 
 import torch
 
-from coopcli.artifact import MAX_FILE, MAX_HEADER, LearnedPrompt, load_prompt
+from coopcli.artifact import LearnedPrompt, load_prompt
 from coopcli.errors import CoopError
 from coopcli.prompts import ContextSettings
+from coopcli.safefile import MAX_FILE, MAX_HEADER
 
 SLOW = 5.0  # seconds of computing for one file: a hang
 CROWDED = 256  # MiB over the start: more than the header's bound explains
