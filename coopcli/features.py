@@ -6,41 +6,44 @@ Reading, decoding and cropping run ahead in worker processes; the image tower se
 from __future__ import annotations
 
 import hashlib
-import io
-import math
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .backbone import Backbone
 from .cache import FeatureCache
 from .errors import CoopError
 from .images import ImageItem
-
-if TYPE_CHECKING:
-    from transformers import CLIPImageProcessorPil
+from .pixels import Views, prepare
 
 BATCH = {"cpu": 32, "cuda": 256}  # pictures to a batch
 # Batches are filled up to a multiple of this: matrix kernels may round smaller ones differently, and a feature must not
 # depend on which images it was encoded with, or the cache would change results.
 MULTIPLE = {"cpu": 8, "cuda": 256}
-READ_AHEAD = 256  # images whose bytes are in memory at once
+AT_ONCE = 64  # images that are read and looked up at once; the bytes of twice as many are in memory
+READ_AHEAD = 128  # images whose bytes or pixels are in memory, beyond a batch
+FINISHED = 4096  # features that may wait for those of an image before them
 WORTH_PROCESSES = 64  # with fewer images than this, threads are done before processes have started
 
+OnError = Literal["fail", "skip"]
+Outcome = tuple[ImageItem, Tensor | CoopError]  # an image with its features, or with why there are none
 Progress = Callable[[int, int], None]  # (images done, images in all)
-Views = Sequence[int | None]  # numbers of augmented views, or None for the image as it is
+
+logger = logging.getLogger(__name__)
 
 
 def image_features(
@@ -48,9 +51,42 @@ def image_features(
 ) -> Tensor:
     """Features of the preprocessed images, L2-normalised float32 [n, p], in the order of `items`.
 
-    Raises CoopError, naming the file, for an image that cannot be read.
+    Raises CoopError, naming the file, for the first image that cannot be read.
     """
-    return _encode(backbone, items, [None], cache, on_progress)[:, 0]
+    return readable_features(backbone, items, cache, "fail", on_progress)[1]
+
+
+def readable_features(
+    backbone: Backbone,
+    items: Sequence[ImageItem],
+    cache: FeatureCache,
+    on_error: OnError = "skip",
+    on_progress: Progress | None = None,
+) -> tuple[tuple[ImageItem, ...], Tensor]:
+    """The images that can be read and their features [n, p], as `image_features` gives them.
+
+    Those left out are counted in a warning. Raises CoopError when no image is left, or, on_error being "fail", for the
+    first that cannot be read.
+    """
+    kept: list[ImageItem] = []
+    skipped: list[CoopError] = []
+    result = torch.empty(len(items), backbone.feature_width)
+    with closing(stream_features(backbone, items, cache)) as stream:
+        for done, (item, features) in enumerate(stream, 1):
+            if isinstance(features, Tensor):
+                result[len(kept)] = features
+                kept.append(item)
+            elif on_error == "fail":
+                raise features
+            else:
+                skipped.append(features)
+            if on_progress:
+                on_progress(done, len(items))
+    if skipped and not kept:
+        raise CoopError(f"none of {len(items)} images can be read; the first: {skipped[0]}")
+    if skipped:
+        logger.warning("%d of %d images are skipped; the first: %s", len(skipped), len(items), skipped[0])
+    return tuple(kept), result[: len(kept)]
 
 
 def view_features(
@@ -63,75 +99,124 @@ def view_features(
     """Features of the augmented views of these numbers, L2-normalised float32 [n, views, p].
 
     A view is a random resized crop with a random flip, fixed by the image's content and the view's number.
+    Raises CoopError, naming the file, for the first image that cannot be read.
     """
-    return _encode(backbone, items, views, cache, on_progress)
-
-
-class _Unknown(NamedTuple):
-    """An image without features yet: its place among the items, its views' cache keys, their pixels to come."""
-
-    row: int
-    keys: list[bytes]
-    pixels: Future[np.ndarray]
-
-
-def _encode(
-    backbone: Backbone, items: Sequence[ImageItem], views: Views, cache: FeatureCache, on_progress: Progress | None
-) -> Tensor:
     result = torch.empty(len(items), len(views), backbone.feature_width)
-    done = 0
-
-    def fill(row: int, features: Iterable[np.ndarray]) -> None:
-        nonlocal done
-        result[row] = torch.from_numpy(np.stack(list(features)))
-        done += 1
-        if on_progress:
-            on_progress(done, len(items))
-
-    device = backbone.device.type
-    with _workers(len(items)) as workers, ThreadPoolExecutor(_cores()) as readers:
-        unknown = _look_up(backbone, items, views, cache, workers, readers, fill)
-        for batch in _batches(unknown, max(1, BATCH[device] // len(views))):
-            pixels = torch.from_numpy(np.concatenate([image.pixels.result() for image in batch]))
-            features = torch.cat([_encode_pixels(backbone, part) for part in pixels.split(BATCH[device])])
-            for image, rows in zip(batch, features.view(len(batch), len(views), -1).numpy(), strict=True):
-                cache.put(dict(zip(image.keys, rows, strict=True)))
-                fill(image.row, rows)
+    with closing(_stream(backbone, items, cache, views)) as stream:
+        for row, (_, features) in enumerate(stream):
+            if isinstance(features, CoopError):
+                raise features
+            result[row] = features
+            if on_progress:
+                on_progress(row + 1, len(items))
     return result
+
+
+def stream_features(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache) -> Generator[Outcome]:
+    """Each image with its features, L2-normalised float32 [p], or with why it cannot be read; in the order of `items`.
+
+    Images are taken from `items` a little ahead, however many there are; memory does not grow with their number.
+    To be closed (`contextlib.closing`) when not read to its end: it holds worker processes.
+    """
+    with closing(_stream(backbone, items, cache, [None])) as stream:
+        for item, features in stream:
+            yield item, features if isinstance(features, CoopError) else features[0]
+
+
+@dataclass
+class _Image:
+    """An image on its way: either its outcome is known, or its views' cache keys are, and their pixels are to come."""
+
+    item: ImageItem
+    outcome: Tensor | CoopError | None = None  # features of the views [views, p]
+    keys: Sequence[bytes] = ()
+    pixels: Future[np.ndarray] = field(default_factory=Future)
+
+
+def _stream(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache, views: Views) -> Generator[Outcome]:
+    items = iter(items)
+    first = list(islice(items, WORTH_PROCESSES))
+    batch = max(1, BATCH[backbone.device.type] // len(views))
+    queue: deque[_Image] = deque()  # in order; the first has no outcome yet
+    unknown: deque[_Image] = deque()  # those of the queue without outcome
+    with _workers(len(first)) as workers, ThreadPoolExecutor(_cores()) as readers:
+        images = _look_up(backbone, chain(first, items), views, cache, workers, readers)
+        while (image := next(images, None)) or unknown:
+            if image:
+                queue.append(image)
+                if image.outcome is None:
+                    unknown.append(image)
+            if not image or len(unknown) >= batch + READ_AHEAD or len(queue) >= FINISHED:
+                _encode(backbone, [unknown.popleft() for _ in range(min(batch, len(unknown)))], cache)
+            while queue and (outcome := queue[0].outcome) is not None:
+                yield queue.popleft().item, outcome
 
 
 def _look_up(
     backbone: Backbone,
-    items: Sequence[ImageItem],
+    items: Iterator[ImageItem],
     views: Views,
     cache: FeatureCache,
     workers: Executor,
     readers: Executor,
-    fill: Callable[[int, Iterable[np.ndarray]], None],
-) -> Iterator[_Unknown]:
-    """Fill in what the cache knows; yield the rest, their pixels being prepared READ_AHEAD images ahead."""
+) -> Iterator[_Image]:
+    """Each image with what the cache knows of it, or else with its pixels, which a worker begins to prepare."""
     model_key = backbone.model_key.encode()
-    waiting: deque[_Unknown] = deque()
-    for start in range(0, len(items), READ_AHEAD):
-        part = items[start : start + READ_AHEAD]
-        contents = list(readers.map(lambda item: item.read(), part))
-        digests = list(readers.map(lambda content: hashlib.blake2b(content, digest_size=16).digest(), contents))
+    process, size = backbone.image_processor, backbone.image_size
+    before: list[Future[np.ndarray]] = []
+    while part := list(islice(items, AT_ONCE)):
+        contents = list(readers.map(_read, part))
+        digests = list(readers.map(_digest, contents))
         keys = [[_key(model_key, digest, view) for view in views] for digest in digests]
         known = cache.get(key for of_image in keys for key in of_image)
-        for row, (item, content, digest, of_image) in enumerate(zip(part, contents, digests, keys, strict=True), start):
-            if all(key in known for key in of_image):
-                fill(row, (known[key] for key in of_image))
-                continue
-            pixels = workers.submit(_prepare, backbone.image_processor, backbone.image_size, content, item.name, digest, views)
-            waiting.append(_Unknown(row, of_image, pixels))
-            if len(waiting) > READ_AHEAD:
-                yield waiting.popleft()
-    yield from waiting
+        images = []
+        for item, content, digest, of_image in zip(part, contents, digests, keys, strict=True):
+            if isinstance(content, CoopError):
+                images.append(_Image(item, content))
+            elif all(key in known for key in of_image):
+                images.append(_Image(item, torch.from_numpy(np.stack([known[key] for key in of_image]))))
+            else:
+                pixels = workers.submit(prepare, process, size, content, item.name, digest, views)
+                images.append(_Image(item, None, of_image, pixels))
+        del contents  # not to be kept while these wait
+        wait(before)
+        before = [image.pixels for image in images if image.outcome is None]
+        yield from images
+
+
+def _read(item: ImageItem) -> bytes | CoopError:
+    try:
+        return item.read()
+    except CoopError as error:
+        return error
+
+
+def _digest(content: bytes | CoopError) -> bytes:
+    return hashlib.blake2b(b"" if isinstance(content, CoopError) else content, digest_size=16).digest()
 
 
 def _key(model_key: bytes, digest: bytes, view: int | None) -> bytes:
     name = b"centre" if view is None else b"view %d" % view
     return hashlib.blake2b(model_key + digest + name, digest_size=16).digest()
+
+
+def _encode(backbone: Backbone, images: Sequence[_Image], cache: FeatureCache) -> None:
+    """Give these images their outcome, and the cache their features."""
+    whole, pixels = [], []
+    for image in images:
+        try:
+            pixels.append(image.pixels.result())
+            whole.append(image)
+        except CoopError as error:
+            image.outcome = error
+    if not whole:
+        return
+    parts = torch.from_numpy(np.concatenate(pixels)).split(BATCH[backbone.device.type])
+    features = torch.cat([_encode_pixels(backbone, part) for part in parts]).view(len(whole), -1, backbone.feature_width)
+    keys = [key for image in whole for key in image.keys]
+    cache.put(dict(zip(keys, features.flatten(0, 1).numpy(), strict=True)))
+    for image, of_image in zip(whole, features, strict=True):
+        image.outcome = of_image
 
 
 def _cores() -> int:
@@ -157,64 +242,8 @@ def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
 
 
-def _prepare(process: CLIPImageProcessorPil, size: int, content: bytes, name: str, digest: bytes, views: Views) -> np.ndarray:
-    """The pixels of an image's views, uint8 [views, 3, size, size]: all from one decoding."""
-    image = open_image(content, name)
-    cropped = views[0] is not None
-    pictures = [image if view is None else _view(image, digest, view, size) for view in views]
-    kept = {"do_resize": False, "do_center_crop": False} if cropped else {}
-    return np.stack(process(pictures, do_rescale=False, do_normalize=False, **kept).pixel_values)
-
-
-def _batches(images: Iterable[_Unknown], size: int) -> Iterator[list[_Unknown]]:
-    batch: list[_Unknown] = []
-    for image in images:
-        batch.append(image)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _encode_pixels(backbone: Backbone, pixels: Tensor) -> Tensor:
     """Features [n, p] of one batch of pixels, whatever else is in it."""
     filler = -len(pixels) % MULTIPLE[backbone.device.type]
     padded = torch.cat([pixels, pixels[:1].expand(filler, -1, -1, -1)]) if filler else pixels
     return backbone.encode_images(padded)[: len(pixels)]
-
-
-def open_image(content: bytes, name: str) -> Image.Image:
-    """Decode an image to RGB. Raises CoopError naming it."""
-    try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "it is empty" if not content else "it is no image that Pillow knows, or is damaged"
-        if isinstance(error, Image.DecompressionBombError):
-            reason = "it is too large"
-        raise CoopError(f'image "{name}" cannot be read: {reason}') from error
-
-
-def _view(image: Image.Image, digest: bytes, view: int, size: int) -> Image.Image:
-    seed = int.from_bytes(hashlib.blake2b(digest + b"%d" % view, digest_size=8).digest(), "big")
-    return random_resized_crop(image, size, np.random.default_rng(seed))
-
-
-def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
-    """A crop of 8 % to 100 % of the area and aspect 3/4 to 4/3, resized to [size, size] (bicubic), flipped half the time.
-
-    Source: CoOp, Section 4.1; the same draw as torchvision's RandomResizedCrop.
-    """
-    width, height = image.size
-    for _ in range(10):
-        area = width * height * rng.uniform(0.08, 1.0)
-        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
-            break
-    else:  # an image too narrow for these aspects: the largest centred crop within them
-        w, h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
-        left, top = (width - w) // 2, (height - h) // 2
-    crop = image.crop((left, top, left + w, top + h)).resize((size, size), Image.Resampling.BICUBIC)
-    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop

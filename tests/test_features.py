@@ -9,7 +9,8 @@ from PIL import Image
 from coopcli import features
 from coopcli.cache import FeatureCache
 from coopcli.errors import CoopError
-from coopcli.features import image_features, open_image, random_resized_crop, view_features
+from coopcli.features import image_features, view_features
+from coopcli.pixels import open_image, random_resized_crop
 from coopcli.images import ImageItem, load_data
 
 
