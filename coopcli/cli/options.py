@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .config import use_settings
+
 
 class Device(StrEnum):
     """Where the towers run."""
@@ -118,6 +120,13 @@ PicklesOption = Annotated[
 NoCacheOption = Annotated[
     bool, typer.Option("--no-cache", help="Neither read nor write the feature cache.", rich_help_panel=MACHINE)
 ]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE.toml", is_eager=True, callback=use_settings, rich_help_panel=OUTPUT,
+        help="Take options from a settings file, such as a run folder's settings.toml; those typed here come first.",
+    ),
+]  # fmt: skip
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)]
 PredictionsOption = Annotated[
     Path | None,

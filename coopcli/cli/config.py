@@ -1,0 +1,58 @@
+"""`--config`: a settings file says what the command line does not."""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..config import RESOLVED, read_settings
+from ..errors import UsageError
+from .console import say
+
+
+def use_settings(context: typer.Context, path: Path | None) -> Path | None:
+    """The callback of --config: what the file says becomes the command's defaults, as if it had been typed.
+
+    Its keys are the names of options and arguments, `context-length` or `data`; others are told of and do nothing.
+    Raises UsageError for a file that cannot be read and for a value that its option does not take.
+    """
+    if path is None or context.resilient_parsing:
+        return path
+    parameters = {_key(parameter): parameter for parameter in context.command.params if parameter.name != "config"}
+    defaults: dict[str, Any] = {}
+    for key, value in read_settings(path).items():
+        if parameter := parameters.get(key):
+            where = f'"{path}": {key} = {json.dumps(value, default=str, ensure_ascii=False)}'
+            defaults[parameter.name] = typed = _as_typed(parameter, value, where)
+            try:
+                parameter.process_value(context, typed)
+            except typer.BadParameter as error:
+                raise UsageError(f"{where}: {error.message}") from error
+        elif key != RESOLVED:
+            near = get_close_matches(key, parameters, n=1)
+            guess = f'; did you mean "{near[0]}"?' if near else ""
+            say(f'note: "{path}": "{key}" is no option of this command and does nothing{guess}')
+    context.default_map = defaults
+    return path
+
+
+def _key(parameter: Any) -> str:
+    """`--context-length` without its hyphens; the name of an argument."""
+    return str(max(parameter.opts, key=len)).removeprefix("--")
+
+
+def _as_typed(parameter: Any, value: Any, where: str) -> Any:
+    """What would have been typed for a value: numbers as texts, too. Flags are true or false."""
+    if getattr(parameter, "is_flag", False):
+        if not isinstance(value, bool):
+            raise UsageError(f"{where}: must be true or false")
+        return value
+    if parameter.multiple and not isinstance(value, list):
+        raise UsageError(f"{where}: must be a list [...]")
+    if any(type(part) not in (str, int, float) for part in (value if parameter.multiple else [value])):
+        raise UsageError(f"{where}: must be a text or a number")
+    return list(map(str, value)) if parameter.multiple else str(value)
