@@ -64,10 +64,12 @@ def prepare(process: CLIPImageProcessorPil, size: int, content: bytes, name: str
 
 def middle(image: Image.Image) -> Image.Image:
     """The image, or of a very narrow one the middle NARROW times as long as wide."""
-    width, height = image.size
-    w, h = min(width, NARROW * height), min(height, NARROW * width)
-    left, top = (width - w) // 2, (height - h) // 2
-    return image if (w, h) == (width, height) else image.crop((left, top, left + w, top + h))
+    length, width = max(image.size), min(image.size)
+    cut = (length - NARROW * width) // 2  # from either end, so that the middle stays where it is
+    if cut <= 0:
+        return image
+    left, top = (cut, 0) if image.width == length else (0, cut)
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 def _view(image: Image.Image, digest: bytes, view: int, size: int) -> Image.Image:

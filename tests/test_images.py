@@ -144,7 +144,7 @@ def test_data_set_without_class_labels(tmp_path):
     import datasets
 
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(CoopError, match="no image column; its columns are: text"):
+    with pytest.raises(UsageError, match="no column that is known to hold images; say --image-column, one of: text"):
         load_data(str(tmp_path / "saved"))
 
 
