@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Literal
@@ -45,10 +46,11 @@ class Backbone:
     fingerprint: str
     device: torch.device
     dtype: Dtype
-    text_encoder: TextEncoder = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "text_encoder", TextEncoder(self.model))
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """The text tower, put together when it is first needed: images are classified without it by class features kept."""
+        return TextEncoder(self.model)
 
     @property
     def logit_scale(self) -> float:

@@ -105,7 +105,7 @@ class Head:
 def cache_logits(images: Tensor, keys: Tensor, values: Tensor, beta: float, n_classes: int) -> Tensor:
     """exp(-beta * (1 - x @ keys.T)) @ onehot(values), [n, K]; Tip-Adapter, Equation 5."""
     affinity = (-beta * (1 - images @ keys.T)).exp()
-    return affinity.new_zeros(len(images), n_classes).index_add_(1, values, affinity)
+    return affinity.new_zeros(images.shape[0], n_classes).index_add_(1, values, affinity)
 
 
 def head_of(contents: Contents) -> Head:
