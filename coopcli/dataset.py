@@ -33,7 +33,12 @@ class ImageItem:
 
 def file_item(path: Path, name: str, label: int = 0, hint: str = "") -> ImageItem:
     """The image in a file; `hint` says what to do if it is not there."""
-    return ImageItem(name, label, partial(read_file, path, hint), path)
+    return ImageItem(encodable(name), label, partial(read_file, path, hint), path)
+
+
+def encodable(name: str) -> str:
+    """The name, with escapes for what UTF-8 cannot write: bytes of a file's name that are no text, halves of letters."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def read_file(path: Path, hint: str = "") -> bytes:

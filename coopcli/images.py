@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from .classnames import read_classnames
 from .datacheck import name_traps, warn
-from .dataset import SPLIT_NAMES, file_item
+from .dataset import SPLIT_NAMES, encodable, file_item
 from .dataset import DataSet as DataSet
 from .dataset import ImageItem as ImageItem
 from .errors import CoopError, UsageError
@@ -68,6 +69,8 @@ def load_data(
         raise UsageError(f'there is no folder or file "{data}"')
     if classnames is not None:
         dataset = dataset.renamed(read_classnames(classnames, dataset))
+    names, folders = (tuple(map(encodable, names)) for names in (dataset.class_names, dataset.folders))
+    dataset = replace(dataset, class_names=names, folders=folders)
     if len(dataset.class_names) < 2:
         raise CoopError(f'{dataset.name} has one class only ("{dataset.class_names[0]}"); classification needs two or more')
     warn(name_traps(dataset))

@@ -1,6 +1,5 @@
 import io
 
-import numpy as np
 import pytest
 import torch
 from conftest import write_picture
@@ -10,7 +9,6 @@ from coopcli import features
 from coopcli.cache import FeatureCache
 from coopcli.errors import CoopError
 from coopcli.features import image_features, view_features
-from coopcli.pixels import open_image, random_resized_crop
 from coopcli.images import ImageItem, load_data
 
 
@@ -102,36 +100,3 @@ def test_progress_ends_at_the_number_of_images(mini, items):
     told = []
     image_features(mini, items, FeatureCache(None), lambda *step: told.append(step))
     assert told[-1] == (18, 18) and [done for done, _ in told] == sorted(done for done, _ in told)
-
-
-@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
-def test_an_unreadable_image_is_named(mini, content):
-    with pytest.raises(CoopError, match=r'image "cats/7\.png" cannot be read'):
-        image_features(mini, [ImageItem("cats/7.png", 0, lambda: content)], FeatureCache(None))
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
-def test_any_colour_mode_becomes_rgb(mode):
-    held = io.BytesIO()
-    Image.new(mode, (5, 4)).save(held, "TIFF" if mode in ("CMYK", "I;16") else "PNG")
-    assert open_image(held.getvalue(), "x").mode == "RGB"
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (64, 48)])
-def test_random_resized_crop_has_the_models_size(size):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
-    for seed in range(20):
-        assert random_resized_crop(image, 48, np.random.default_rng(seed)).size == (48, 48)
-
-
-def test_random_resized_crops_cover_the_scale_and_flip_half():
-    """On a horizontal ramp the crop's width shows as its contrast, the flip as its direction."""
-    ramp = Image.fromarray(np.broadcast_to(np.linspace(0, 255, 200, dtype=np.uint8)[None, :, None], (200, 200, 3)).copy())
-    rng = np.random.default_rng(0)
-    rises, widths = [], []
-    for _ in range(400):
-        row = np.asarray(random_resized_crop(ramp, 32, rng)).astype(int)[16, :, 0]
-        rises.append(row[-1] > row[0])
-        widths.append(abs(row[-1] - row[0]) / 255)
-    assert 0.4 < np.mean(rises) < 0.6
-    assert 0.2 < min(widths) < 0.35 and max(widths) > 0.9
