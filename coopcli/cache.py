@@ -99,15 +99,15 @@ class FeatureCache:
         self._run(put)
 
     def size(self) -> tuple[int, int]:
-        """How many vectors there are, and the bytes that the cache takes on disk."""
+        """How many vectors there are, and the bytes that the cache takes on disk or in memory."""
         return self._run(lambda: (self._number("SELECT COUNT(*) FROM features"), self._bytes()))
 
     def max_bytes(self) -> int | None:
-        """The bound on the bytes on disk, None if there is none."""
+        """The bound on the bytes that the cache takes, None if there is none."""
         return self._run(lambda: self._number(BOUND)) or None
 
     def limit(self, max_bytes: int | None) -> None:
-        """Bound the bytes on disk, now and for later; None: no bound. Raises CoopError on a fault."""
+        """Bound the bytes that the cache takes, now and for later; None: no bound. Raises CoopError on a fault."""
 
         def limit() -> None:
             with self.database:
@@ -152,6 +152,8 @@ class FeatureCache:
         return [Path(f"{self.path}{end}") for end in ("-wal", "-shm", "-journal", "")] if self.path else []
 
     def _bytes(self) -> int:
+        if not self.path:
+            return self._number("PRAGMA page_count") * self._number("PRAGMA page_size")
         total = 0
         for file in self._files():
             with suppress(FileNotFoundError):  # of these only the database is always there

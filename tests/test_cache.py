@@ -190,7 +190,7 @@ def test_a_full_disk(tmp_path, caplog):
     sql(cache, f"PRAGMA max_page_count = {sql(cache, 'PRAGMA page_count')[0][0]}")
     cache.put(vectors(1000))
     cache.put(vectors(10, start=1000))
-    assert holds(cache, vectors(1010)) and cache.path is None and cache.size() == (1010, 0)
+    assert holds(cache, vectors(1010)) and cache.path is None and cache.size()[0] == 1010
     assert [record.getMessage() for record in caplog.records] == [cache.problem]
     assert "full" in cache.problem and str(tmp_path) in cache.problem
     assert holds(FeatureCache(tmp_path), vectors(5))
@@ -284,6 +284,14 @@ def test_later_puts_keep_to_a_bound_set_elsewhere(tmp_path, monkeypatch):
     assert cache.max_bytes() is None
     cache.put(vectors(2000, width=KB2))
     assert cache.size()[0] == 2000 and on_disk(tmp_path) > 2 * BOUND
+
+
+def test_a_cache_in_memory_keeps_to_its_bound():
+    cache = FeatureCache(None)
+    cache.limit(BOUND)
+    for start in range(0, 2000, 100):
+        cache.put(vectors(100, start, KB2))
+        assert 0 < cache.size()[1] <= BOUND and holds(cache, vectors(100, start, KB2))
 
 
 def test_what_is_larger_than_the_bound_does_no_harm(tmp_path):
