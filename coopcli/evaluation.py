@@ -16,6 +16,7 @@ from .artifact import LearnedPrompt
 from .backbone import Backbone
 from .cache import FeatureCache
 from .errors import CoopError
+from .head import Head
 from .images import DataSet, ImageItem
 from .prompts import context_prompts, hand_written_prompts, readable_name
 
@@ -63,29 +64,27 @@ def hand_written_features(
     With several templates (ensembling): the mean of their normalised text features, normalised again
     (CLIP, Section 3.1.4). What the cache knows is not encoded again. `on_progress` is told (templates done, in all).
     """
-    encoder, cache = backbone.text_encoder, cache or FeatureCache(None)
-    wording = json.dumps([backbone.model_key, list(templates), list(class_names)])
-    key = hashlib.blake2b(wording.encode(), digest_size=16).digest()
-    if (known := cache.get([key]).get(key)) is not None:
-        return torch.from_numpy(known.copy()).view(len(class_names), -1)
-    total = torch.zeros(len(class_names), backbone.feature_width, device=backbone.device)
-    with torch.inference_mode():
+
+    def encode() -> Tensor:
+        encoder = backbone.text_encoder
+        total = torch.zeros(len(class_names), backbone.feature_width, device=backbone.device)
         for done, template in enumerate(templates, 1):
             total += encoder.encode(hand_written_prompts(backbone.tokenizer, template, class_names, encoder.max_length))
             if on_progress:
                 on_progress(done, len(templates))
-        features = F.normalize(total / len(templates), dim=-1).cpu()
-    cache.put({key: features.flatten().numpy()})
-    return features.clone()  # outside inference mode: usable wherever a tensor is
+        return F.normalize(total / len(templates), dim=-1)
+
+    return _kept(cache, [backbone.model_key, list(templates), list(class_names)], len(class_names), encode)
 
 
-def learned_features(backbone: Backbone, prompt: LearnedPrompt, class_names: Sequence[str]) -> Tensor:
-    """Class features [K, p] of a learned prompt for a list of classes.
+def learned_features(
+    backbone: Backbone, prompt: LearnedPrompt, class_names: Sequence[str], cache: FeatureCache | None = None
+) -> Tensor:
+    """Class features [K, p] of a learned prompt for a list of classes. What the cache knows is not encoded again.
 
     A class-specific context knows its own classes only; for those it may be a part, in any order.
     Raises CoopError for any other class.
     """
-    encoder = backbone.text_encoder
     context = prompt.context
     if prompt.settings.csc:
         row_of = {name: row for row, name in enumerate(prompt.class_names)}
@@ -97,12 +96,39 @@ def learned_features(backbone: Backbone, prompt: LearnedPrompt, class_names: Seq
                 + "; a prompt fitted without --csc works with any class list"
             )
         context = context[[row_of[name] for name in class_names]]
-    prompts = context_prompts(backbone.tokenizer, prompt.settings, class_names, encoder.max_length)
+
+    def encode() -> Tensor:
+        encoder = backbone.text_encoder
+        prompts = context_prompts(backbone.tokenizer, prompt.settings, class_names, encoder.max_length)
+        return encoder.encode(prompts, context.to(backbone.device))
+
+    numbers = hashlib.blake2b(context.numpy().tobytes()).hexdigest()
+    about = [backbone.model_key, numbers, asdict(prompt.settings), list(class_names)]
+    return _kept(cache, about, len(class_names), encode)
+
+
+def _kept(cache: FeatureCache | None, about: Sequence[object], n_classes: int, encode: Callable[[], Tensor]) -> Tensor:
+    """The class features [K, p] that the cache keeps under what they are `about`, or else those of `encode`, kept now."""
+    key = hashlib.blake2b(json.dumps(about).encode(), digest_size=16).digest()
+    if cache and (known := cache.get([key]).get(key)) is not None:
+        return torch.from_numpy(known.copy()).view(n_classes, -1)
     with torch.inference_mode():
-        return encoder.encode(prompts, context.to(backbone.device)).cpu()
+        features = encode().cpu()
+    if cache:
+        cache.put({key: features.flatten().numpy()})
+    return features.clone()  # outside inference mode: usable wherever a tensor is
 
 
-def classes_of(prompt: LearnedPrompt, dataset: DataSet) -> tuple[str, ...]:
+def learned_logits(
+    backbone: Backbone, learned: LearnedPrompt | Head, images: Tensor, class_names: Sequence[str]
+) -> Tensor:
+    """Logits [n, K] of image features [n, p] by a learned prompt or head. Raises CoopError for classes it cannot know."""
+    if isinstance(learned, Head):
+        return learned.among(class_names).logits(images)
+    return backbone.logit_scale * images @ learned_features(backbone, learned, class_names).T
+
+
+def classes_of(prompt: LearnedPrompt | Head, dataset: DataSet) -> tuple[str, ...]:
     """The data set's classes under the names that the prompt knows them by, where it knows them.
 
     A class is known by its name, or by its folder; any other keeps the data set's own name.
@@ -117,7 +143,7 @@ def classes_of(prompt: LearnedPrompt, dataset: DataSet) -> tuple[str, ...]:
     return tuple(known_as(*pair) for pair in zip(dataset.folders, dataset.class_names, strict=True))
 
 
-def check_backbone(prompt: LearnedPrompt, backbone: Backbone) -> None:
+def check_backbone(prompt: LearnedPrompt | Head, backbone: Backbone) -> None:
     """Raises CoopError when the prompt was learned on another model: its vectors mean nothing there."""
     if prompt.fingerprint != backbone.fingerprint:
         raise CoopError(
@@ -133,10 +159,14 @@ def evaluate(
 
     p(y=k|x) = softmax_k(logit_scale * cos(x, t_k)); CoOp, Equation 1. Raises CoopError without images.
     """
+    return evaluate_logits(logit_scale * images @ class_features.T, class_names, items)
+
+
+def evaluate_logits(logits: Tensor, class_names: Sequence[str], items: Sequence[ImageItem]) -> Evaluation:
+    """Classify images by their logits [n, K], and score against the labels of `items`. Raises CoopError without images."""
     if not items:
         raise CoopError("there are no images to evaluate on")
-    probabilities = (logit_scale * images @ class_features.T).softmax(dim=-1)
-    best = probabilities.max(dim=-1)
+    best = logits.softmax(dim=-1).max(dim=-1)
     labels = torch.tensor([item.label for item in items])
     metrics = score(labels, best.indices, len(class_names))
     return Evaluation(tuple(class_names), tuple(items), best.indices.tolist(), best.values.tolist(), metrics)

@@ -49,7 +49,8 @@ def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Class
     drawn = {item.name for item in train}
     test = [item for item in dataset.split("test", "all", "train") if item.name not in drawn]
     kept = half(dataset, classes)
-    of_half = (_of_half(items, len(dataset.class_names), classes) for items in (train, val, test))
+    labels = label_range(len(dataset.class_names), classes)
+    of_half = (with_labels(items, labels) for items in (train, val, test))
     return FewShot(dataset.name, shots, seed, classes, kept.class_names, kept.folders, *of_half)
 
 
@@ -58,20 +59,21 @@ def half(dataset: DataSet, classes: Classes) -> DataSet:
 
     Source: CoCoOp, Section 4.1; `subsample_classes` of the reference's datasets.
     """
-    n_classes = len(dataset.class_names)
-    part = slice(*_bounds(n_classes, classes))
-    splits = {split: _of_half(items, n_classes, classes) for split, items in dataset.splits.items()}
+    kept = label_range(len(dataset.class_names), classes)
+    part = slice(kept.start, kept.stop)
+    splits = {split: with_labels(items, kept) for split, items in dataset.splits.items()}
     return replace(dataset, class_names=dataset.class_names[part], folders=dataset.folders[part], splits=splits)
 
 
-def _bounds(n_classes: int, classes: Classes) -> tuple[int, int]:
+def label_range(n_classes: int, classes: Classes) -> range:
+    """The labels of a half of K classes."""
     middle = (n_classes + 1) // 2
-    return {"all": (0, n_classes), "base": (0, middle), "new": (middle, n_classes)}[classes]
+    return {"all": range(n_classes), "base": range(middle), "new": range(middle, n_classes)}[classes]
 
 
-def _of_half(items: Sequence[ImageItem], n_classes: int, classes: Classes) -> tuple[ImageItem, ...]:
-    first, end = _bounds(n_classes, classes)
-    return tuple(replace(item, label=item.label - first) for item in items if first <= item.label < end)
+def with_labels(items: Sequence[ImageItem], labels: range) -> tuple[ImageItem, ...]:
+    """The items that have these labels, labelled from 0."""
+    return tuple(replace(item, label=item.label - labels.start) for item in items if item.label in labels)
 
 
 def few_shot_lists(

@@ -1,8 +1,9 @@
-"""How much memory there is."""
+"""How much memory there is, and how much was taken."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -20,3 +21,15 @@ def free_memory(device: torch.device) -> int:
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return 4 << 30  # Windows tells it to no standard library module; most machines have this much
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has held at most so far: of a GPU's memory where it computes there, else of the machine's."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import torch
 from .artifact import write_atomically
 from .errors import UsageError
 from .fitting import Fit
+from .memory import peak_memory
 from .version import __version__
 
 
@@ -39,6 +43,26 @@ def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False) -
             raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a result file in one step. Raises CoopError when it cannot be written."""
+    write_atomically(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace"))
+
+
+def versions() -> dict[str, str]:
+    """Of coop and of what its numbers depend on."""
+    return {"coop": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def provenance(device: str = "cpu") -> dict[str, Any]:
+    """Where a result file comes from: the command line, versions, the machine, and the memory taken at most, in bytes."""
+    return {
+        "command_line": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": versions(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, {device}",
+        "peak_memory": peak_memory(torch.device(device)),
+    }
+
+
 def begin_run(folder: Path, settings: dict[str, Any]) -> None:
     """Write settings.json, by which later commands know the run. Raises CoopError when it cannot be written."""
     for left_over in folder.glob(".*.partial"):  # by a process that was killed while it wrote
@@ -57,7 +81,8 @@ def write_run(folder: Path, result: Fit) -> None:
         "seconds": result.seconds,
         "few_shot_sha256": result.prompt.training["few_shot_sha256"],
         "fingerprint": result.prompt.fingerprint,
-        "versions": {"coop": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "seed": result.data.seed,
+        **provenance(result.prompt.training["device"]),
     }
     few_shot = {
         "train": [item.name for item in result.data.train],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from coopcli import __main__
 from coopcli.backbone import MINI_FOLDER, load_backbone
 from coopcli.text_encoder import TextEncoder
 
@@ -96,3 +98,37 @@ def split_photos(tmp_path):
             for i in range(count):
                 write_picture(tmp_path / "split" / split / name / f"{i}.png", colour, seed=100 * part + 10 * k + i)
     return tmp_path / "split"
+
+
+@pytest.fixture
+def coop(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder through the real entry point: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["coop", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            __main__.main()
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def ran(result):
+    code, out, err = result
+    assert code == 0, err
+    return out
+
+
+def failed(result, code, *words):
+    """The command failed with this code and one line on stderr that holds the words."""
+    got, out, err = result
+    assert got == code, (got, out, err)
+    assert out == ""
+    assert err.startswith("coop: ") and err.count("\n") == 1 and "Traceback" not in err
+    for word in words:
+        assert word in err

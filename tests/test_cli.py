@@ -12,48 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_picture
+from conftest import failed, ran, write_picture
 from safetensors.torch import load_file
 
-from coopcli import __main__
 from coopcli.backbone import MINI_FOLDER
 from coopcli.cli.app import app
 
 QUICK = ["--model", "mini", "--epochs", "2", "--views", "2"]
-
-
-@pytest.fixture
-def coop(tmp_path, monkeypatch, capsys):
-    """Run a command in an empty folder through the real entry point: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["coop", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            __main__.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def ran(result):
-    code, out, err = result
-    assert code == 0, err
-    return out
-
-
-def failed(result, code, *words):
-    """The command failed with this code and one line on stderr that holds the words."""
-    got, out, err = result
-    assert got == code, (got, out, err)
-    assert out == ""
-    assert err.startswith("coop: ") and err.count("\n") == 1 and "Traceback" not in err
-    for word in words:
-        assert word in err
 
 
 def test_help_and_version_import_nothing_heavy():

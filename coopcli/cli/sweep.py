@@ -1,0 +1,212 @@
+"""`coop sweep`: methods over shots, seeds and variants, as a table, files and the paper's figure."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.table import Table
+
+from . import options
+from .console import Bars, out, print_json, progress, say, shown
+from .options import Classes, Device, Dtype, Position, RecipeName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..experiment import Result
+    from ..results import Line
+
+T = TypeVar("T")
+AXES = "Axes"
+YesNo = {"no": False, "yes": True}
+
+
+def _axis(text: str, read: Callable[[str], T], option: str) -> list[T]:
+    """The values between commas, each once. Raises BadParameter for one that cannot be read."""
+    words = [word.strip() for word in text.split(",")]
+    try:
+        return list(dict.fromkeys(read(word) for word in words))
+    except (ValueError, KeyError) as error:
+        raise typer.BadParameter(f'"{text}": {error.args[0] if error.args else error}', param_hint=option) from error
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise ValueError(f'"{word}" is no number from 1 up')
+    return int(word)
+
+
+def _seed(word: str) -> int:
+    if not word.isdecimal():
+        raise ValueError(f'"{word}" is no seed')
+    return int(word)
+
+
+def _one_of(known: Sequence[str]) -> Callable[[str], str]:
+    def read(word: str) -> str:
+        if word not in known:
+            raise ValueError(f'"{word}" is none of: {", ".join(known)}')
+        return word
+
+    return read
+
+
+def sweep(
+    data: options.DataArgument = ".",
+    methods: Annotated[
+        str,
+        typer.Option("--methods", metavar="A,B,...", rich_help_panel=AXES,
+                     help="zeroshot, ensemble, coop, linear-probe, lp++, tip-adapter, tip-adapter-f, text-bias, "
+                          "text-transform, fine-tune."),
+    ] = "zeroshot,ensemble,linear-probe,coop",
+    shots: Annotated[
+        str, typer.Option("--shots", metavar="N,N,...", help="Train images per class; `all` too.", rich_help_panel=AXES)
+    ] = "1,2,4,8,16",
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="N,N,...", help="Each draws its images.", rich_help_panel=AXES)
+    ] = "1,2,3",
+    model: Annotated[
+        str, typer.Option("--model", metavar="A,B,...", help="Models, as for `coop fit`.", rich_help_panel=AXES)
+    ] = options.DEFAULT_MODEL,
+    context_length: Annotated[
+        str | None,
+        typer.Option("--context-length", metavar="M,M,...", show_default="16, or the tokens of --init",
+                     help="Context lengths of `coop`.", rich_help_panel=AXES),
+    ] = None,
+    position: Annotated[
+        str, typer.Option("--position", metavar="P,P,...", help="end, middle, front.", rich_help_panel=AXES)
+    ] = "end",
+    csc: Annotated[
+        str, typer.Option("--csc", metavar="no,yes", help="Class-specific contexts, or not.", rich_help_panel=AXES)
+    ] = "no",
+    init: Annotated[
+        list[str] | None,
+        typer.Option("--init", metavar="WORDS", show_default="random", rich_help_panel=AXES,
+                     help='Words to start from; repeatable; "random" for a random context.'),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="R,R", help="paper, fast.", rich_help_panel=AXES)
+    ] = "paper",
+    classes: options.ClassesOption = Classes.all,
+    template: Annotated[
+        str, typer.Option("--template", metavar="TEXT", help="The hand-written prompt.")
+    ] = "a photo of a {}.",
+    templates: Annotated[
+        str, typer.Option("--templates", metavar="NAME|FILE", help="The templates of `ensemble`.")
+    ] = "imagenet",
+    views: Annotated[
+        int, typer.Option("--views", min=1, help="Augmented views encoded of each train image.")
+    ] = 16,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", show_default="coop-runs/sweep-...",
+                     help="Folder of the sweep.", rich_help_panel=options.OUTPUT),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a sweep of other settings.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    plot: options.PlotOption = True,
+    images: options.ImagesOption = None,
+    classnames: options.ClassnamesOption = None,
+    device: options.DeviceOption = Device.auto,
+    dtype: options.DtypeOption = Dtype.float32,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, show_default="as many as pay", rich_help_panel=options.MACHINE,
+                     help="Experiments at a time, each in a process of its own."),
+    ] = None,
+    pickles: options.PicklesOption = False,
+    no_cache: options.NoCacheOption = False,
+    json: options.JsonOption = False,
+) -> None:  # fmt: skip
+    """Run a grid of experiments: methods over shots, seeds and variants, and draw the paper's figure.
+
+    Each experiment is kept when it is done; the same command goes on where it was stopped, and a larger grid in the same
+    folder does only what is new. With `--classes base`, methods learn on the base classes and are tested on both halves.
+    """
+    from ..cache import default_cache_folder
+    from ..errors import CoopError
+    from ..experiment import METHODS, Plan, Variant
+    from ..images import load_data
+    from ..results import summary, write_results
+    from ..runs import begin_run, check_run
+    from ..sweep import Grid
+    from ..sweep import sweep as run_sweep
+    from ..templates import read_templates
+
+    variants = [
+        Variant(*axes)  # type: ignore[arg-type]
+        for axes in product(
+            _axis(context_length, _count, "--context-length") if context_length else [None],
+            _axis(position, _one_of([p.value for p in Position]), "--position"),
+            _axis(csc, lambda word: YesNo[_one_of([*YesNo])(word)], "--csc"),
+            [None if words == "random" else words for words in init or ["random"]],
+            _axis(recipe, _one_of([r.value for r in RecipeName]), "--recipe"),
+        )
+    ]
+    grid = Grid(
+        methods=_axis(methods, _one_of(METHODS), "--methods"),
+        models=_axis(model, str, "--model"),
+        shots=_axis(shots, lambda word: None if word == "all" else _count(word), "--shots"),
+        seeds=_axis(seeds, _seed, "--seeds"),
+        variants=variants,
+    )
+    plan = Plan(template, tuple(read_templates(templates)), classes.value, device.value, dtype.value, pickles, views)
+    load = partial(load_data, data, images, classnames)
+    dataset = load()
+    folder = output or Path(options.RUNS_FOLDER) / f"sweep-{dataset.name}{'' if classes is Classes.all else f'-{classes}'}"
+    settings = {
+        "data": data, "images": images and str(images), "classnames": classnames and str(classnames), **vars(plan),
+        "templates": templates,
+    }  # fmt: skip
+    check_run(folder, settings, overwrite)
+    begin_run(folder, settings)
+    cells = grid.cells()
+    with progress() as live, tempfile.TemporaryDirectory() as temporary:
+        bars = Bars(live)
+        count = bars.counter("experiments")
+        done: list[Result] = []
+
+        def on_result(result: Result) -> None:
+            done.append(result)
+            count(len(done), len(cells))
+
+        kept_in = Path(temporary) if no_cache else default_cache_folder()
+        results = run_sweep(load, plan, cells, folder, kept_in, jobs, bars.update, on_result)
+    written = write_results(folder, dataset.name, settings, results, plot)
+    if json:
+        print_json({"command": "sweep", **written})
+    else:
+        show(dataset.name, summary(results))
+    for result in results:
+        if result.note:
+            say(f"note: {result.cell.folder}: {result.note}")
+    say(f"results: {folder / 'results.csv'}")
+    if all(result.top1 is None for result in results):
+        raise CoopError("no experiment gave a result; the notes say why")
+
+
+def show(title: str, lines: Sequence[Line]) -> None:
+    """Mean and spread over the seeds, a row for each method and variant, a column for each number of shots."""
+    from ..results import curves_of
+
+    values = {"top1": "top-1 %"}
+    if any(line.new for line in lines):
+        values = {"top1": "base, top-1 %", "new": "new, top-1 %", "harmonic": "harmonic mean, %"}
+    shots = list(dict.fromkeys(line.cell.shots for line in lines if line.cell.shots != 0))
+    for value, heading in values.items():
+        out.print(f"[bold]{shown(title)}: {heading}[/bold], mean and standard deviation over seeds", soft_wrap=True)
+        table = Table(box=None, pad_edge=False)
+        table.add_column("shots")
+        for number in shots:
+            table.add_column("all" if number is None else str(number), justify="right")
+        for label, rows in curves_of(lines):
+            by_shots = {row.cell.shots: getattr(row, value) for row in rows}
+            level = by_shots.get(0)  # of a hand-written prompt, whatever the shots
+            table.add_row(shown(label), *(str(by_shots.get(number, level) or "-") for number in shots or [0]))
+        out.print(table)

@@ -1,0 +1,133 @@
+"""`coop transfer`: learned prompts on other data sets, as a matrix."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from . import options
+from .console import Bars, out, print_json, progress, say, shown
+from .options import Device, Dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..backbone import Backbone
+    from ..results import Spread
+
+
+def _each(given: list[str] | None, n: int, option: str, default: str | None) -> Sequence[str | None]:
+    """One value for each of n data sets: given once it counts for all."""
+    if not given:
+        return [default] * n
+    if len(given) not in (1, n):
+        raise typer.BadParameter(f"given {len(given)} times for {n} data sets; once or for each", param_hint=option)
+    return given * (n if len(given) == 1 else 1)
+
+
+def transfer(
+    prompts_and_data: Annotated[
+        list[str],
+        typer.Argument(metavar="PROMPT... DATA...",
+                       help="Prompt files, head files or run folders; then data sets as for `coop eval`."),
+    ],
+    template: Annotated[
+        list[str] | None,
+        typer.Option("--template", metavar="TEXT", show_default="a photo of a {}.",
+                     help="The hand-written prompt beside; once, or once for each DATA."),
+    ] = None,
+    templates: Annotated[
+        str, typer.Option("--templates", metavar="NAME|FILE", help="The templates of the ensemble beside.")
+    ] = "imagenet",
+    images: Annotated[
+        list[str] | None,
+        typer.Option("--images", metavar="ROOT", rich_help_panel=options.IMAGES, show_default=False,
+                     help="Folder that a split file's paths start from; once, or once for each DATA."),
+    ] = None,
+    model: options.SameModelOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", show_default="coop-runs/transfer-...",
+                     help="Folder to write the matrix to.", rich_help_panel=options.OUTPUT),
+    ] = None,
+    plot: options.PlotOption = True,
+    device: options.DeviceOption = Device.auto,
+    dtype: options.DtypeOption = Dtype.float32,
+    pickles: options.PicklesOption = False,
+    no_cache: options.NoCacheOption = False,
+    json: options.JsonOption = False,
+) -> None:  # fmt: skip
+    """Learned prompts x data sets: how well do they do elsewhere (domain generalisation)?
+
+    Prompts that differ in their seed only are one row, with mean and deviation; beside them stand the hand-written prompt
+    and the ensemble. A data set may hold a part of the classes, or others unless the context is class-specific.
+    """
+    from ..artifact import LearnedPrompt, load_learned
+    from ..errors import UsageError
+    from ..head import Head
+    from ..images import load_data
+    from ..results import csv_of
+    from ..runs import provenance, write_json
+    from ..safefile import write_atomically
+    from ..templates import DEFAULT_TEMPLATE, read_templates
+    from ..transfer import Target, draw, matrix
+    from ..transfer import transfer as run_transfer
+    from .setup import open_backbone, open_cache
+
+    files = [Path(word) for word in prompts_and_data if _is_prompt(Path(word))]
+    data = [word for word in prompts_and_data if not _is_prompt(Path(word))]
+    if not files or not data:
+        what = "prompt" if not files else "data set"
+        raise UsageError(f"coop transfer takes prompts and data sets; there is no {what} among: {', '.join(prompts_and_data)}")
+    learned = [(file, load_learned(file)) for file in files]
+    roots = _each(images, len(data), "--images", None)
+    wordings = _each(template, len(data), "--template", DEFAULT_TEMPLATE)
+    targets = [
+        Target(load_data(word, Path(root) if root else None), str(wording))
+        for word, root, wording in zip(data, roots, wordings, strict=True)
+    ]
+
+    def backbone_of(one: LearnedPrompt | Head) -> Backbone:
+        return open_backbone(model or one.model, None if model else one.revision, device, dtype, pickles)
+
+    with progress() as live:
+        bars = Bars(live)
+        rows = run_transfer(learned, targets, backbone_of, read_templates(templates), open_cache(no_cache), bars.update)
+    table = matrix(rows)
+    first = learned[0][1].training.get("data", "prompts")
+    folder = output or Path(options.RUNS_FOLDER) / re.sub(r"[^\w.-]+", "-", f"transfer-{first}")
+    content = {**provenance(), "command": "transfer", "results": [asdict(row) for row in rows]}
+    write_atomically(folder / "transfer.csv", csv_of(asdict(row) for row in rows).encode())
+    write_json(folder / "transfer.json", content)
+    if plot:
+        draw(folder / "transfer", table)
+    if json:
+        print_json(content)
+    else:
+        show(table)
+    for row in rows:
+        if row.note:
+            say(f"note: {row.file} on {row.dataset}: {row.note}")
+    say(f"results: {folder / 'transfer.csv'}")
+
+
+def _is_prompt(path: Path) -> bool:
+    return path.suffix == ".safetensors" or any((path / f"{kind}.safetensors").is_file() for kind in ("prompt", "head"))
+
+
+def show(table: dict[str, dict[str, Spread | None]]) -> None:
+    """A row for each prompt, a column for each data set, on stdout."""
+    out.print("[bold]top-1 %[/bold], mean and standard deviation over seeds", soft_wrap=True)
+    columns = list(next(iter(table.values())))
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("prompt")
+    for name in columns:
+        grid.add_column(shown(name), justify="right")
+    for source, by_data in table.items():
+        grid.add_row(shown(source), *(str(by_data.get(name) or "-") for name in columns))
+    out.print(grid)

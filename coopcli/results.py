@@ -1,0 +1,158 @@
+"""Results of a grid: means over seeds, tables, files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import plots
+from .experiment import Cell, Result, Variant
+from .runs import provenance, write_json
+from .safefile import write_atomically
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of n shares in [0, 1]; in print, of percentages."""
+
+    mean: float
+    std: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f}" + (f" ± {100 * self.std:.1f}" if self.n > 1 else "")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Cells that differ in their seed only, and their accuracies over the seeds, where there are any."""
+
+    cell: Cell
+    seeds: int
+    top1: Spread | None
+    macro: Spread | None
+    new: Spread | None
+    harmonic: Spread | None
+    seconds: float
+    parameters: int
+
+
+def summary(results: Sequence[Result]) -> list[Line]:
+    """The results over their seeds, in the order of their first cells."""
+    groups: dict[Cell, list[Result]] = {}
+    for result in results:
+        groups.setdefault(replace(result.cell, seed=0), []).append(result)
+    return [
+        Line(
+            cell,
+            seeds=len(group),
+            top1=spread_of([result.top1 for result in group]),
+            macro=spread_of([result.macro for result in group]),
+            new=spread_of([result.new for result in group]),
+            harmonic=spread_of([result.harmonic for result in group]),
+            seconds=statistics.mean(result.seconds for result in group),
+            parameters=max(result.parameters for result in group),
+        )
+        for cell, group in groups.items()
+    ]
+
+
+def spread_of(values: Sequence[float | None]) -> Spread | None:
+    """Over the values that there are; the deviation of one is 0."""
+    there = [value for value in values if value is not None]
+    return Spread(statistics.mean(there), statistics.stdev(there) if len(there) > 1 else 0.0, len(there)) if there else None
+
+
+def label(cell: Cell, cells: Sequence[Cell]) -> str:
+    """What tells a cell's line from those of the others: its method, and of model and variant what is not the same in all."""
+    words = [cell.method]
+    if len({other.model for other in cells}) > 1:
+        words.append(Path(cell.model).name)
+    if cell.variant:
+        variants = [other.variant for other in cells if other.variant]
+        shown = {"n_ctx": "M = {}", "position": "{}", "csc": "{}", "init": '"{}"', "recipe": "{}"}
+        for name, form in shown.items():
+            if len({getattr(variant, name) for variant in variants}) > 1:
+                value = getattr(cell.variant, name)
+                value = ("class-specific" if value else "unified") if name == "csc" else value
+                words.append(form.format(value) if value is not None else {"init": "random"}.get(name, "M = 16"))
+    return ", ".join(words)
+
+
+def flat_row(result: Result) -> dict[str, Any]:
+    """A result as one row of a table, variant and all."""
+    own = {key: value for key, value in vars(result).items() if key not in ("cell", "versions")}
+    return {**_flat_cell(result.cell), **own}
+
+
+def _summary_row(line: Line) -> dict[str, Any]:
+    cell = {key: value for key, value in _flat_cell(line.cell).items() if key != "seed"}
+    row: dict[str, Any] = {**cell, "seeds": line.seeds}
+    for name in ("top1", "macro", "new", "harmonic"):
+        spread: Spread | None = getattr(line, name)
+        row |= {name: spread and spread.mean, f"{name}_std": spread and spread.std}
+    return {**row, "seconds": line.seconds, "parameters": line.parameters}
+
+
+def _flat_cell(cell: Cell) -> dict[str, Any]:
+    variant = vars(cell.variant) if cell.variant else dict.fromkeys(vars(Variant()))
+    shots = "all" if cell.shots is None else cell.shots
+    return {"method": cell.method, "model": cell.model, "shots": shots, "seed": cell.seed, **variant}
+
+
+def curves_of(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
+    """The lines of a figure or the rows of a table: labels with what differs in the number of shots only."""
+    curves: dict[Cell, list[Line]] = {}
+    for line in lines:
+        curves.setdefault(replace(line.cell, shots=0), []).append(line)
+    cells = list(curves)
+    return [(label(cell, cells), of_cell) for cell, of_cell in curves.items()]
+
+
+def write_results(folder: Path, title: str, settings: dict[str, Any], results: Sequence[Result], plot: bool) -> dict[str, Any]:
+    """Write results.csv, results.json and, if wanted, the figures; returns what results.json holds.
+
+    Raises CoopError when they cannot be written.
+    """
+    rows, lines = [flat_row(result) for result in results], summary(results)
+    device = settings.get("device", "cpu")
+    content = {
+        **provenance("cuda" if device == "cuda" else "cpu"),
+        "settings": settings,
+        "summary": [_summary_row(line) for line in lines],
+        "results": [{**row, "versions": result.versions} for row, result in zip(rows, results, strict=True)],
+    }
+    write_atomically(folder / "results.csv", csv_of(rows).encode())
+    write_json(folder / "results.json", content)
+    if plot and any(line.top1 for line in lines):
+        values = ["top1", "new", "harmonic"] if any(line.new for line in lines) else ["top1"]
+        for value in values:
+            name = folder / ("accuracy" if value == "top1" else f"accuracy-{value}")
+            _draw(name, title if value == "top1" else f"{title}, {value}", lines, value)
+    return content
+
+
+def _draw(path: Path, title: str, lines: Sequence[Line], value: str) -> None:
+    """Curves over shots, or bars where there is one number of shots only."""
+    curves = curves_of(lines)
+    learned = {line.cell.shots for line in lines if line.cell.shots != 0}
+    if len(learned) > 1:
+        plots.curves(path, title, curves, value)
+    else:
+        there = [(name, getattr(rows[0], value)) for name, rows in curves]
+        plots.bars(path, title, [(name, of.mean, of.std) for name, of in there if of])
+
+
+def csv_of(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows of the same keys as CSV; None is an empty field."""
+    text = io.StringIO()
+    rows = list(rows)
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

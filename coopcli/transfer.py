@@ -1,0 +1,132 @@
+"""Domain generalisation: learned prompts on other data sets than their own, beside hand-written ones (CoOp, Section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from . import plots
+from .artifact import LearnedPrompt
+from .backbone import Backbone
+from .cache import FeatureCache
+from .errors import CoopError
+from .evaluation import check_backbone, classes_of, evaluate_logits, hand_written_features, learned_logits
+from .features import image_features
+from .head import Head
+from .images import DataSet
+from .results import Spread, spread_of
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A data set to be tested on, with the hand-written template that suits it."""
+
+    dataset: DataSet
+    template: str
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One classifier on one data set: accuracies as shares in [0, 1], None where it does not fit, and `note` says why.
+
+    `source` names what was learned, whatever the seed; hand-written prompts have no seed.
+    """
+
+    source: str
+    seed: int | None
+    dataset: str
+    top1: float | None = None
+    macro: float | None = None
+    images: int = 0
+    note: str = ""
+    file: str | None = None
+    fingerprint: str | None = None
+    few_shot_sha256: str | None = None
+
+
+def transfer(
+    learned: Sequence[tuple[Path, LearnedPrompt | Head]],
+    targets: Sequence[Target],
+    backbone_of: Callable[[LearnedPrompt | Head], Backbone],
+    templates: Sequence[str],
+    cache: FeatureCache,
+    on_images: Progress = lambda step, done, total: None,
+) -> list[Transfer]:
+    """Every classifier on every data set; before them, for each backbone, the target's own template and the ensemble.
+
+    Raises CoopError for a prompt that was learned on another backbone than `backbone_of` gives.
+    """
+    rows: list[Transfer] = []
+    backbones: dict[str, Backbone] = {}
+    for _, one in learned:
+        if one.fingerprint not in backbones:
+            backbones[one.fingerprint] = backbone_of(one)
+        check_backbone(one, backbones[one.fingerprint])
+    several = len(backbones) > 1
+    for fingerprint, backbone in backbones.items():
+        of_model = f", {Path(backbone.name).name}" if several else ""
+        for target in targets:
+            dataset = target.dataset
+            items = dataset.split("test", "all", "val", "train")
+            images = image_features(backbone, items, cache, lambda *n, of=dataset.name: on_images(f"images of {of}", *n))
+
+            def tested(names: Sequence[str], logits: Tensor, of: Any = items) -> dict[str, Any]:
+                metrics = evaluate_logits(logits, names, of).metrics
+                return {"top1": metrics.top1, "macro": metrics.macro, "images": metrics.n}
+
+            for source, wording in (("zeroshot", [target.template]), ("ensemble", list(templates))):
+                features = hand_written_features(backbone, wording, dataset.class_names, cache)
+                found = tested(dataset.class_names, backbone.logit_scale * images @ features.T)
+                rows.append(Transfer(source + of_model, None, dataset.name, fingerprint=fingerprint, **found))
+            for path, one in learned:
+                if one.fingerprint != fingerprint:
+                    continue
+                names, sha256 = classes_of(one, dataset), one.training.get("few_shot_sha256")
+                about: dict[str, Any] = {"file": str(path), "fingerprint": fingerprint, "few_shot_sha256": sha256}
+                try:
+                    about |= tested(names, learned_logits(backbone, one, images, names))
+                except CoopError as error:
+                    about["note"] = str(error)
+                rows.append(Transfer(source_of(one) + of_model, one.training.get("seed"), dataset.name, **about))
+    return rows
+
+
+def source_of(learned: LearnedPrompt | Head) -> str:
+    """What was learned, in words that are the same for all seeds."""
+    told = learned.training
+    words = [str(told.get("data", "?"))]
+    if isinstance(learned, Head):
+        words.append(learned.method)
+    else:
+        settings = learned.settings
+        words.append(f"M = {settings.n_ctx} {settings.position}{' csc' if settings.csc else ''}")
+        if told.get("init"):
+            words.append(f'"{told["init"]}"')
+    if "shots" in told:
+        words.append("all images" if told["shots"] is None else f"{told['shots']} shots")
+    if told.get("classes", "all") != "all":
+        words.append(f"{told['classes']} classes")
+    return ", ".join(words)
+
+
+def matrix(rows: Sequence[Transfer]) -> dict[str, dict[str, Spread | None]]:
+    """Top-1 over the seeds, by source and data set."""
+    table: dict[str, dict[str, Spread | None]] = {}
+    for row in rows:
+        of_seeds = [other.top1 for other in rows if (other.source, other.dataset) == (row.source, row.dataset)]
+        table.setdefault(row.source, {})[row.dataset] = spread_of(of_seeds)
+    return table
+
+
+def draw(path: Path, table: dict[str, dict[str, Spread | None]]) -> None:
+    """The matrix as groups of bars; writes `path` with the endings .png and .svg."""
+    columns = list(next(iter(table.values())))
+    plots.grouped_bars(
+        path, "Transfer", columns, {source: [row.get(name) for name in columns] for source, row in table.items()}
+    )
