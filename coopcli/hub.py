@@ -1,12 +1,31 @@
-"""Before the Hugging Face hub is asked: whether it can be reached at all."""
+"""The Hugging Face hub: whether it can be reached, prompts that are fetched from it and pushed to it."""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from .errors import CoopError, UsageError
+
 TIMEOUT = 3.0  # seconds
+# user/name or user/name@revision, by the hub's rules for names and git's for branches, tags and commits.
+HUB_ID = re.compile(r"(?=.{3,250}$)(?P<repo>NAME/NAME)(@(?P<revision>[\w./-]+))?".replace("NAME", r"\w+([.-]\w+)*"), re.ASCII)
+PROMPT_FILES = ("prompt.safetensors", "head.safetensors", "model/*")  # as in safefile.py and head.py, which import PyTorch
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a push went: the page that shows it, the commit, and the files that were sent."""
+
+    url: str
+    commit: str
+    files: tuple[str, ...]
 
 
 def prepare_hub() -> None:
@@ -16,8 +35,110 @@ def prepare_hub() -> None:
     """
     if os.environ.get("HF_HUB_OFFLINE") or any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
         return
-    address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    address = urlsplit(_endpoint())
     try:
         socket.create_connection((address.hostname or "", address.port or 443), timeout=TIMEOUT).close()
     except OSError:
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def prompt_path(source: str) -> Path:
+    """Where the prompt that a command names lies: a path of this machine, else `user/name` or `user/name@revision` on the hub.
+
+    From the hub only the prompt's own files are fetched, into the hub's cache, where they serve without a network, too.
+    Raises UsageError for a repository or revision that is not there, CoopError when the hub does not give what it has.
+    A path that is not there and can be no name on the hub comes back as it is.
+    """
+    match = HUB_ID.fullmatch(source)
+    if not match or source.endswith(".safetensors") or Path(source).exists():
+        return Path(source)
+    repo = match["repo"]
+    with _asking(repo, match["revision"]):
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(repo, revision=match["revision"], allow_patterns=list(PROMPT_FILES)))
+    if not any((folder / name).is_file() for name in PROMPT_FILES):
+        raise CoopError(f'"{repo}" on the hub holds no prompt of coop (no {PROMPT_FILES[0]})')
+    return folder
+
+
+def push(prompt: Path, card: str, target: str, message: str, private: bool = False) -> Pushed:
+    """Send a prompt file, or that of a run folder, with its model card to `user/name` or `user/name@branch` on the hub.
+
+    Repository and branch are made where they are not there yet. What else is in a run folder stays on this machine: it
+    tells of its files. Raises UsageError for a name that cannot be, without a login, and for a public repository that
+    should be `private`; CoopError when the hub does not take it.
+    """
+    match = HUB_ID.fullmatch(target)
+    if not match:
+        raise UsageError(f'"{target}" is no name on the hub; it has the form user/name or user/name@branch')
+    repo, branch = match["repo"], match["revision"]
+    folder, patterns = (prompt, PROMPT_FILES) if prompt.is_dir() else (prompt.parent, (prompt.name,))
+    found = {path.relative_to(folder).as_posix(): path for pattern in patterns for path in sorted(folder.glob(pattern))}
+    with _asking(repo, branch):
+        from huggingface_hub import CommitOperationAdd, HfApi, get_token
+
+        if get_token() is None:
+            raise UsageError("pushing needs a login: `hf auth login`, or a token with write access in HF_TOKEN")
+        api = HfApi()
+        url: str = api.create_repo(repo, private=private or None, exist_ok=True)
+        if private and not api.model_info(repo).private:
+            raise UsageError(
+                f'"{repo}" is there already and is public; make it private on {url}/settings, or leave out --private'
+            )
+        if branch:
+            api.create_branch(repo, branch=branch, exist_ok=True)
+        files: dict[str, Path | bytes] = {"README.md": card.encode(), **found}
+        additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+        commit = api.create_commit(repo, additions, commit_message=message, revision=branch)
+    return Pushed(f"{url}/tree/{branch}" if branch else url, commit.oid, tuple(files))
+
+
+@contextmanager
+def _asking(repo: str, revision: str | None) -> Iterator[None]:
+    """Whatever the hub's client raises becomes one line."""
+    prepare_hub()
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        yield
+    except CoopError:
+        raise
+    except Exception as error:
+        raise _why(error, repo, revision) from error
+
+
+def _why(error: Exception, repo: str, revision: str | None) -> CoopError:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return CoopError(f'"{repo}" is gated: ask for access on {_endpoint()}/{repo}, then log in (`hf auth login`)')
+    if isinstance(error, RepositoryNotFoundError):
+        return UsageError(
+            f'there is no "{repo}", neither as a path here nor as a model repository on the hub that you may see '
+            "(a private one needs `hf auth login` or HF_TOKEN)"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return UsageError(f'"{repo}" on the hub has no branch, tag or commit "{revision}"')
+    missing, cause = "", error
+    if isinstance(error, LocalEntryNotFoundError):
+        missing = f'"{repo}" is neither a path here nor in the cache of the hub, and '
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    if isinstance(cause, HfHubHTTPError):
+        said = f": {cause.server_message.splitlines()[0]}" if cause.server_message else ""
+        hint = " (see `hf auth whoami`)" if cause.response.status_code in (401, 403) else ""
+        return CoopError(f'{missing}{_endpoint()} answered {cause.response.status_code} for "{repo}"{said}{hint}')
+    if missing or isinstance(cause, ConnectionError):
+        return CoopError(f"{missing}{_endpoint()} cannot be reached")
+    return CoopError(f'"{repo}": {next(iter(str(error).splitlines()), type(error).__name__)}')
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
