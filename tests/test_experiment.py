@@ -25,7 +25,7 @@ def splits(tmp_path):
         for k in range(5):
             for i in range(count):
                 path = tmp_path / "splits" / split / f"c{k}" / f"{i}.png"
-                write_picture(path, (50 * k, 255 - 50 * k, 99), seed=hash((split, k, i)) % 1000)
+                write_picture(path, (50 * k, 255 - 50 * k, 99), seed=100 * len(split) + 10 * k + i)
     return load_data(str(tmp_path / "splits"))
 
 
