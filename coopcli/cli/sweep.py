@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from functools import partial
 from itertools import product
@@ -108,7 +109,7 @@ def sweep(
                      help="Folder of the sweep.", rich_help_panel=options.OUTPUT),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a sweep of other settings.", rich_help_panel=options.OUTPUT)
+        bool, typer.Option("--overwrite", help="Do all experiments anew, or with other settings.", rich_help_panel=options.OUTPUT)
     ] = False,
     plot: options.PlotOption = True,
     images: options.ImagesOption = None,
@@ -165,6 +166,8 @@ def sweep(
         "templates": templates,
     }  # fmt: skip
     check_run(folder, settings, overwrite)
+    if overwrite:
+        shutil.rmtree(folder / "cells", ignore_errors=True)
     begin_run(folder, settings)
     cells = grid.cells()
     with progress() as live, tempfile.TemporaryDirectory() as temporary:
