@@ -58,6 +58,13 @@ class Split(StrEnum):
     all = "all"
 
 
+class OnError(StrEnum):
+    """What to do about an image that cannot be read."""
+
+    skip = "skip"
+    fail = "fail"
+
+
 DATA_HELP = (
     "A folder of class folders, a folder with train/, val/, test/ of those, a split_zhou_*.json (with --images), "
     "or a data set of the `datasets` library: a hub id or a local one."
@@ -77,6 +84,13 @@ ModelOption = Annotated[
         help="A CLIPModel: a Hugging Face id, a local folder, or `mini`, the small embedded one.",
     ),
 ]  # fmt: skip
+SameModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="ID|FOLDER", rich_help_panel=MODEL,
+        help="The same model in another place; by default the one that the prompt names.",
+    ),
+]  # fmt: skip
 RevisionOption = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a hub model.", rich_help_panel=MODEL)
 ]
@@ -89,6 +103,24 @@ ClassnamesOption = Annotated[
     typer.Option(
         "--classnames", metavar="FILE", rich_help_panel=IMAGES,
         help="Names for the classes: JSON {folder: name}, a JSON list in class order, or lines folder<TAB>name.",
+    ),
+]  # fmt: skip
+ClassListOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--classnames", metavar="FILE", rich_help_panel=IMAGES, show_default="those of the prompt",
+        help="Classes to choose among: lines of names or folder<TAB>name, or JSON. Not for class-specific contexts.",
+    ),
+]  # fmt: skip
+OnErrorOption = Annotated[
+    OnError,
+    typer.Option("--on-error", help="What to do about an image that cannot be read.", rich_help_panel=IMAGES),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels", metavar="N", min=1, rich_help_panel=IMAGES, show_default="178956970",
+        help="Refuse images of more pixels: they may be made to fill the memory.",
     ),
 ]  # fmt: skip
 SplitOption = Annotated[
@@ -128,6 +160,7 @@ ConfigOption = Annotated[
     ),
 ]  # fmt: skip
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)]
+PlotOption = Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the figures.", rich_help_panel=OUTPUT)]
 PredictionsOption = Annotated[
     Path | None,
     typer.Option("--predictions", metavar="FILE.csv", help="Write every image's prediction.", rich_help_panel=OUTPUT),
