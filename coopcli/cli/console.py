@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,9 +48,9 @@ def say(text: str) -> None:
     talk.print("\n".join(map(shown, text.split("\n"))), soft_wrap=True)
 
 
-def print_json(content: Any) -> None:
-    """The one JSON object of a command, on stdout: JSON in whatever encoding that has."""
-    text = json.dumps(content, ensure_ascii=False, indent=2)
+def print_json(content: Any, indent: int | None = 2) -> None:
+    """A JSON object on stdout, of which most commands print one: JSON in whatever encoding that has."""
+    text = json.dumps(content, ensure_ascii=False, indent=indent)
     try:
         if not UNPRINTABLE.search(text.replace("\n", "")):
             text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")  # a StringIO has none, nor has a closed stdout
@@ -57,7 +58,7 @@ def print_json(content: Any) -> None:
             return
     except UnicodeEncodeError:
         pass
-    print(json.dumps(content, indent=2))
+    print(json.dumps(content, indent=indent))
 
 
 def show_warnings() -> None:
@@ -69,17 +70,20 @@ def show_warnings() -> None:
 
     logger = logging.getLogger("coopcli")
     logger.handlers = [Lines()]
+    warnings.filterwarnings("ignore", module="PIL")  # of oddities in image files; what cannot be read is an error
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it is not imported yet, and would undo a level set now
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """Live progress on stderr; silent where stderr is no terminal."""
+def progress(quiet: bool = False) -> Iterator[Progress]:
+    """Live progress on stderr; silent when quiet and where stderr is no terminal."""
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as live:
+    silent = quiet or not talk.is_terminal
+    # Data stays on stdout: redirected, it would go where the progress goes.
+    with Progress(*columns, console=talk, transient=True, redirect_stdout=False, disable=silent) as live:
         yield live
 
 

@@ -1,0 +1,54 @@
+"""`coop export`: a learned classifier as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+from .console import print_json, printable, say, talk
+from .options import Device, Dtype
+
+
+def export(
+    prompt: options.PromptArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="File to write.", rich_help_panel=options.OUTPUT)
+    ] = Path("classifier.onnx"),
+    classnames: options.ClassListOption = None,
+    model: options.SameModelOption = None,
+    pickles: options.PicklesOption = False,
+    no_cache: options.NoCacheOption = False,
+    json: options.JsonOption = False,
+) -> None:
+    """Write a learned prompt with its image tower as one ONNX file, for machines without PyTorch.
+
+    Its input is `pixels`, uint8 [n, s, s, 3], resized and cropped RGB images; its output `probabilities`, float32 [n, K].
+    Its metadata hold the class names and the preprocessing; examples/predict_without_torch.py reads them. Where
+    onnxruntime is installed, its answer to random pictures is compared with PyTorch's. Needs the extra `export`.
+    """
+    from ..artifact import load_learned, write_atomically
+    from ..classifier import Classifier
+    from ..export import difference, onnx_bytes
+    from ..predict import read_class_list
+    from .setup import find_prompt, open_backbone, open_cache
+
+    learned = load_learned(find_prompt(str(prompt)))
+    names = read_class_list(classnames) if classnames else learned.class_names
+    source, revision = (model, None) if model else (learned.model, learned.revision)
+    backbone = open_backbone(source, revision, Device.cpu, Dtype.float32, pickles)
+    classifier = Classifier(learned, backbone, names, open_cache(no_cache))
+    with talk.status("exporting"):
+        content = onnx_bytes(classifier)
+        off = difference(content, classifier)
+    write_atomically(output, content)
+    if off is None:
+        say("note: onnxruntime is not installed here; the file was not compared with PyTorch")
+    if json:
+        told = {"command": "export", "prompt": str(prompt), "model": backbone.name, "output": str(output)}
+        print_json(told | {"bytes": len(content), "class_names": names, "difference": off})
+        return
+    compared = "" if off is None else f", within {off:.0e} of PyTorch's probabilities"
+    print(f"{printable(str(output))}: {len(names)} classes, {len(content) / 1e6:.1f} MB{compared}")

@@ -1,0 +1,139 @@
+"""`coop predict`: which class each image shows, by a learned prompt or head."""
+
+from __future__ import annotations
+
+import csv as csv_format
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.cells import cell_len
+
+from . import options
+from .console import percent, print_json, printable, progress, say
+from .options import Device, Dtype
+
+if TYPE_CHECKING:
+    from ..predict import Prediction
+
+NONE = "none of these"
+WIDEST = 40  # letters of a class name that keep the table in columns
+
+
+def predict(
+    prompt: options.PromptArgument,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|FOLDER|GLOB|-...",
+            help="Image files, folders of them at any depth, quoted globs, or - for paths on stdin, one a line.",
+        ),
+    ],
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Show the K most probable classes of each image.")] = 1,
+    threshold: Annotated[
+        float,
+        typer.Option("--threshold", metavar="P", min=0, max=1, help='Say "none of these" where no class has this probability.'),
+    ] = 0.0,
+    classnames: options.ClassListOption = None,
+    on_error: options.OnErrorOption = options.OnError.skip,
+    max_pixels: options.MaxPixelsOption = None,
+    model: options.SameModelOption = None,
+    device: options.DeviceOption = Device.auto,
+    dtype: options.DtypeOption = Dtype.float32,
+    pickles: options.PicklesOption = False,
+    no_cache: options.NoCacheOption = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.", rich_help_panel=options.OUTPUT)] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON lines on stdout: one object for each image.", rich_help_panel=options.OUTPUT),
+    ] = False,
+) -> None:  # fmt: skip
+    """Classify images with a learned prompt.
+
+    Rows come in the order of the images, as they are done; memory does not grow with their number. With --json each is
+    `{"image": ..., "class": ..., "probability": ..., "top": [{"class": ..., "probability": ...}, ...]}`, its class null
+    below the threshold. Images that cannot be read are told on stderr and left out.
+    """
+    from ..artifact import load_learned
+    from ..classifier import Classifier
+    from ..errors import CoopError, UsageError
+    from ..pixels import allow_pixels
+    from ..predict import find_images, read_class_list
+    from ..predict import predict as predictions
+    from .setup import find_prompt, open_backbone, open_cache
+
+    if csv and json:
+        raise UsageError("--csv and --json are two forms of the same; choose one")
+    if max_pixels:
+        allow_pixels(max_pixels)
+    items = find_images(images, _paths_on_stdin())
+    learned = load_learned(find_prompt(str(prompt)))
+    names = read_class_list(classnames) if classnames else learned.class_names
+    backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
+    classifier = Classifier(learned, backbone, names, open_cache(no_cache))
+    top = min(top, len(names))
+    show: Callable[[Prediction], None] | None = None
+    read = skipped = 0
+    with progress(quiet=sys.stdout.isatty()) as live:  # there the rows are the progress
+        bar = live.add_task("images", total=None, note="")
+        for found in predictions(classifier, items, top, threshold):
+            if isinstance(found, CoopError):
+                if on_error is options.OnError.fail:
+                    raise found
+                skipped += 1
+                say(f"note: {found}")
+            else:
+                read += 1
+                show = show or (_csv_printer(top) if csv else _print_json if json else _table_printer(names, top))
+                show(found)
+                sys.stdout.flush()  # rows show as they come, in a pipe too
+            live.advance(bar)
+    if not read:
+        raise CoopError(f"none of the {skipped} images can be read")
+    if skipped:
+        say(f"{skipped} of {read + skipped} images cannot be read and are left out")
+
+
+def _paths_on_stdin() -> Iterator[str]:
+    if sys.stdin:  # None where it is closed
+        yield from map(os.fsdecode, sys.stdin.buffer)
+
+
+def _print_json(found: Prediction) -> None:
+    top = [{"class": name, "probability": round(probability, 6)} for name, probability in found.top]
+    best = top[0]["probability"]
+    print_json({"image": found.image, "class": found.class_name, "probability": best, "top": top}, indent=None)
+
+
+def _csv_printer(top: int) -> Callable[[Prediction], None]:
+    """Prints a header, and for each image a row: image, class, probability, and with --top more than 1 all of these."""
+    rows = csv_format.writer(sys.stdout, lineterminator="\n")
+    ranks = range(1, top + 1) if top > 1 else ()
+    rows.writerow(["image", "class", "probability", *(f"{what}_{rank}" for rank in ranks for what in ("class", "probability"))])
+
+    def show(found: Prediction) -> None:
+        pairs = [(name, f"{probability:.6f}") for name, probability in found.top]
+        rows.writerow([found.image, found.class_name or NONE, pairs[0][1], *(cell for pair in pairs for cell in pair if ranks)])
+
+    return show
+
+
+def _table_printer(names: Sequence[str], top: int) -> Callable[[Prediction], None]:
+    """Prints a heading, and for each image a line for each of its top classes, the first with the image."""
+    width = min(WIDEST, max(cell_len(printable(name)) for name in (*names, NONE)))
+
+    def line(share: str, name: str, image: str = "") -> None:
+        name, image = printable(name), printable(image)
+        print(f"{share:>5}  {name}{' ' * (width - cell_len(name))}  {image}".rstrip())
+
+    def show(found: Prediction) -> None:
+        lines = [(percent(probability), name) for name, probability in found.top]
+        if found.class_name is None:
+            lines = [("", NONE), *lines] if top > 1 else [(lines[0][0], NONE)]
+        for number, (share, name) in enumerate(lines):
+            line(share, name, "" if number else found.image)
+
+    line("%", "class", "image")
+    return show
