@@ -1,0 +1,62 @@
+"""`coop import`: a checkpoint of the reference as a prompt file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+from .console import out, print_json, say
+from .options import Device, Dtype, Position
+
+
+def import_prompt(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="The reference's file, e.g. .../prompt_learner/model.pth.tar-50.")
+    ],
+    classnames: Annotated[
+        Path,
+        typer.Option(
+            "--classnames", metavar="FILE", rich_help_panel=options.IMAGES, show_default=False,
+            help="The names it was trained with, in order: a split_zhou_*.json, a JSON list, JSON {folder: name}, "
+                 "or a class a line: name, or folder, tab and name.",
+        ),
+    ],
+    model: options.ModelOption = options.DEFAULT_MODEL,
+    revision: options.RevisionOption = None,
+    pickles: options.PicklesOption = False,
+    position: Annotated[
+        Position, typer.Option("--position", help="Where the class name stood: the checkpoint does not say.")
+    ] = Position.end,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", rich_help_panel=options.OUTPUT, show_default="CHECKPOINT.safetensors",
+                     help="Prompt file to write."),
+    ] = None,
+    json: options.JsonOption = False,
+) -> None:  # fmt: skip
+    """Turn a checkpoint of the reference implementation into a prompt file.
+
+    No code in the checkpoint is run. That it belongs to the model and the class names is checked by the token embeddings
+    it holds.
+    """
+    from ..reference import import_prompt as import_checkpoint
+    from ..reference import read_checkpoint, read_class_list
+    from .setup import open_backbone
+
+    found, (names, folders) = read_checkpoint(checkpoint), read_class_list(classnames)
+    backbone = open_backbone(model, revision, Device.cpu, Dtype.float32, pickles)
+    prompt = import_checkpoint(found, backbone, names, folders, position.value)
+    path = output or Path(f"{checkpoint.name}.safetensors")
+    prompt.save(path)
+    if json:
+        told = {"checkpoint": str(checkpoint), "prompt": str(path), "model": backbone.name, **asdict(prompt.settings)}
+        print_json({"command": "import", **told, "epoch": found.epoch, "class_names": names})
+    else:
+        shape = f"{prompt.settings.n_ctx} vectors of {backbone.text_encoder.width}"
+        owner = "for each class" if prompt.settings.csc else "for all classes"
+        out.print(f"{len(names)} classes, {shape} {owner}, class name at position {position.value}")
+        say(f"prompt: {path}")
