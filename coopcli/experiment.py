@@ -21,7 +21,7 @@ from .cache import FeatureCache
 from .errors import CoopError
 from .evaluation import Metrics, evaluate_logits, hand_written_features, learned_logits
 from .features import image_features, view_features
-from .fewshot import Classes, FewShot, draw_few_shot, half, label_range, with_labels
+from .fewshot import Classes, FewShot, draw_few_shot, half, label_range, test_items, with_labels
 from .fitting import learn_prompt
 from .head import Head
 from .images import DataSet
@@ -122,7 +122,7 @@ class Laboratory:
 
     def __init__(self, dataset: DataSet, plan: Plan, features: FeatureCache) -> None:
         self.dataset, self.plan, self.features = dataset, plan, features
-        self.test = dataset.split("test", "all", "train")
+        self.test = test_items(dataset)
         self.backbone = cache(self._load)
         self.test_features = cache(self._encode_test)
 

@@ -42,16 +42,22 @@ class FewShot:
 def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Classes = "all") -> FewShot:
     """Draw `shots` train images per class (None: all), and of `classes` keep those of one half.
 
-    The draw comes first, as in the reference: a class gets the same images whether the other half is used or not. To test
-    on are the test split or, where the data knows no splits, the images that were not drawn.
+    The draw comes first, as in the reference: a class gets the same images whether the other half is used or not.
     """
-    train, val = few_shot_lists(dataset.split("train", "all"), dataset.splits.get("val", ()), shots, seed)
+    test = test_items(dataset)
+    val = () if test is dataset.splits.get("val") else dataset.splits.get("val", ())
+    train, val = few_shot_lists(dataset.split("train", "all"), val, shots, seed)
     drawn = {item.name for item in train}
-    test = [item for item in dataset.split("test", "all", "train") if item.name not in drawn]
     kept = half(dataset, classes)
     labels = label_range(len(dataset.class_names), classes)
-    of_half = (with_labels(items, labels) for items in (train, val, test))
+    left = [item for item in test if item.name not in drawn]
+    of_half = (with_labels(items, labels) for items in (train, val, left))
     return FewShot(dataset.name, shots, seed, classes, kept.class_names, kept.folders, *of_half)
+
+
+def test_items(dataset: DataSet) -> tuple[ImageItem, ...]:
+    """The images to test on, less those that are trained on: the test split, the val split where there is none, or all."""
+    return dataset.split("test", "all", "val", "train")
 
 
 def half(dataset: DataSet, classes: Classes) -> DataSet:

@@ -75,3 +75,11 @@ def test_without_splits_what_was_not_drawn_is_tested_on():
     drawn = draw_few_shot(flat, 3, 1)
     assert len(drawn.train) == 6 and len(drawn.test) == 2 and not drawn.val
     assert not {item.name for item in drawn.train} & {item.name for item in drawn.test}
+
+
+def test_a_val_split_alone_is_tested_on_and_not_chosen_by():
+    """As ImageNet comes: train and val."""
+    data = data_of(2)
+    two = DataSet("two", data.class_names, data.folders, {split: data.splits[split] for split in ("train", "val")})
+    drawn = draw_few_shot(two, 1, 1)
+    assert drawn.test == two.splits["val"] and drawn.val == () and drawn.train == draw_few_shot(data, 1, 1).train
