@@ -1,9 +1,10 @@
-"""A frozen CLIP: the stock CLIPModel with its tokenizer and its image preprocessing."""
+"""A frozen CLIP with its tokenizer and its image preprocessing: a stock CLIPModel, or one of open_clip's."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +13,13 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import CoopError, UsageError
 from .hub import prepare_hub
+from .openclip import INSTALL, PREFIX, OpenClipModel, load_open_clip
 from .text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ class Backbone:
 
     name: str
     revision: str | None
-    model: CLIPModel
+    model: CLIPModel | OpenClipModel
     tokenizer: CLIPTokenizer
     image_processor: CLIPImageProcessorPil
     fingerprint: str
@@ -65,16 +68,21 @@ class Backbone:
     @property
     def feature_width(self) -> int:
         """p, the size of an image or text feature."""
-        return int(self.model.projection_dim)
+        return int(self.model.text_projection.weight.shape[0])
 
     @property
     def image_size(self) -> int:
         """Side in pixels of the square picture that the image tower sees."""
-        return int(self.model.config.vision_config.image_size)
+        process = self.image_processor
+        return int((process.crop_size if process.do_center_crop else process.size)["height"])
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Image features of resized images: uint8 [B, 3, s, s] -> L2-normalised float32 [B, p] on the CPU."""
+        return self.image_tower(pixels).cpu()
+
+    def image_tower(self, pixels: Tensor) -> Tensor:
+        """The same on the model's device, with gradients where its weights ask for them."""
         process = self.image_processor
         inputs = pixels.to(self.device).float()
         if process.do_rescale:
@@ -85,7 +93,7 @@ class Backbone:
             )
             inputs = (inputs - mean) / std
         features = self.model.get_image_features(pixel_values=inputs.to(self.model.dtype)).pooler_output
-        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+        return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
 def pick_device(device: Device) -> torch.device:
@@ -104,12 +112,38 @@ def load_backbone(
     dtype: Dtype = "float32",
     allow_pickle: bool = False,
 ) -> Backbone:
-    """Load a CLIPModel from the hub, from a local folder, or the embedded one (`mini`).
+    """Load a CLIPModel from the hub, from a local folder, or the embedded one (`mini`); or `open_clip:ARCH/WEIGHTS`.
 
     Weights are read from safetensors only, unless `allow_pickle`; code that comes with a model is never run.
-    Raises CoopError when the model cannot be had or is not a CLIPModel.
+    Raises CoopError when the model cannot be had or is of another kind.
     """
     target = pick_device(device)
+    if not name.startswith(PREFIX):
+        model, tokenizer, processor = _load_clip(name, revision, allow_pickle)
+        commit = getattr(model.config, "_commit_hash", None)
+    elif revision is None:
+        model, tokenizer, processor = load_open_clip(name, allow_pickle)
+        commit = None
+    else:
+        raise UsageError(f'--revision {revision}: the weights of "{name}" have no revisions')
+    model = model.eval().requires_grad_(False)
+    fingerprint = fingerprint_of(model, tokenizer, processor)
+    _move(model, target, dtype)
+    return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype)
+
+
+def _move(model: torch.nn.Module, device: torch.device, dtype: Dtype) -> None:
+    """Put the model there and into that dtype; a ResNet's batch norms stay float32: rounded, they double the error."""
+    for module in model.modules():
+        if not isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                if tensor.is_floating_point():
+                    tensor.data = tensor.to(getattr(torch, dtype))
+    model.to(device)
+
+
+def _load_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:
+    """A stock CLIPModel in float32 on the CPU, with what goes before its towers."""
     source = str(MINI_FOLDER) if name == MINI else name
     if not Path(source).exists():
         prepare_hub()
@@ -138,15 +172,23 @@ def load_backbone(
         tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
         # The Pillow backend by name: another backend's resampling differs from the reference's.
         processor = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
+        _check_pictures(name, processor, config.vision_config.image_size)
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError, KeyError, TypeError, AttributeError) as error:
         if not allow_pickle and _has_only_pickled_weights(source, revision):
             raise CoopError(_only_pickled(name)) from error
         raise CoopError(_why_not_loaded(name, error)) from error
-    model = model.eval().requires_grad_(False)
-    fingerprint = fingerprint_of(model, tokenizer, processor)
-    model = model.to(target, getattr(torch, dtype))
-    commit = getattr(config, "_commit_hash", None)
-    return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype)
+    return model, tokenizer, processor
+
+
+def _check_pictures(name: str, process: CLIPImageProcessorPil, side: int) -> None:
+    """Raises CoopError unless what comes before the image tower makes the squares that the tower takes."""
+    oblong = Image.new("RGB", (side + 10, side))
+    made = process(oblong, do_rescale=False, do_normalize=False).pixel_values[0].shape[1:]
+    if made != (side, side):
+        raise CoopError(
+            f'model "{name}" takes pictures of {side} x {side} pixels and its preprocessor makes {made[0]} x {made[1]}; '
+            "mend size and crop_size in its preprocessor_config.json"
+        )
 
 
 def _only_pickled(name: str) -> str:
@@ -192,18 +234,23 @@ def _why_not_loaded(name: str, error: Exception) -> str:
     if Path(name).exists():
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return f'model folder "{name}" holds no complete CLIPModel (config, weights, tokenizer, preprocessor): {reason}'
+    if resnet := re.search(r"(?<![a-z])RN\d+(x\d+)?|resnet", name, re.IGNORECASE):
+        arch = "RN50" if resnet[0].lower() == "resnet" else resnet[0].upper().replace("X", "x")
+        return f'model "{name}": a CLIPModel has no ResNet; use --model {PREFIX}{arch}/openai ({INSTALL})'
     return (
         f'model "{name}" is not on this machine and could not be fetched from the Hugging Face hub; '
         "use --model mini (the small embedded model) or --model FOLDER (a local copy of a CLIPModel)"
     )
 
 
-def fingerprint_of(model: CLIPModel, tokenizer: CLIPTokenizer, processor: CLIPImageProcessorPil) -> str:
-    """SHA-256 (32 hex digits of it) over float32 weights, vocabulary and preprocessing settings."""
+def fingerprint_of(model: CLIPModel | OpenClipModel, tokenizer: CLIPTokenizer, processor: CLIPImageProcessorPil) -> str:
+    """SHA-256 (32 hex digits of it) over float32 weights, activation functions, vocabulary and preprocessing settings."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(weight.detach().float().contiguous().cpu().numpy().data)
+    for tower in (model.text_model, getattr(model, "vision_model", None)):  # open_clip's have one activation
+        digest.update(tower.config.hidden_act.encode() if tower else b"")
     digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
     settings = processor.to_dict()
     kept = {key: settings.get(key) for key in PREPROCESSING_KEYS}
