@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import yaml
+from huggingface_hub import constants
 
 LFS = ".safetensors"  # what the hub stores beside git
 
@@ -55,6 +56,20 @@ def serving():
         hub.shutdown()
         hub.server_close()
         thread.join()
+
+
+def ask_only(hub, monkeypatch, folder):
+    """Let the hub's library in this process know no other hub, an empty cache in `folder`, and no login."""
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    settings = {
+        "ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(folder / "hub"), "HF_TOKEN_PATH": str(folder / "token"), "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
 
 
 class Refused(Exception):

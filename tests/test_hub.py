@@ -3,7 +3,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from hub_server import serving
+from hub_server import ask_only, serving
 from huggingface_hub import constants
 
 from coopcli.errors import CoopError, UsageError
@@ -14,7 +14,7 @@ from coopcli.safefile import HEAD, PROMPT
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT"):
+    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -50,14 +50,7 @@ def test_behind_a_proxy_nothing_is_assumed(monkeypatch, name):
 def hub(tmp_path, monkeypatch):
     """A stand-in for the hub, an empty cache, and nobody logged in."""
     with serving() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        settings = {
-            "ENDPOINT": server.url, "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_TOKEN_PATH": str(tmp_path / "token"), "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-        }  # fmt: skip
-        for name, value in settings.items():
-            monkeypatch.setattr(constants, name, value)
+        ask_only(server, monkeypatch, tmp_path)
         yield server
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import cache, demo, ensemble, evaluate, fit, interpret, zeroshot
+from . import cache, demo, ensemble, evaluate, export, fit, import_prompt, interpret, predict, push, sweep, transfer, zeroshot
 from .console import show_warnings
 
 app = typer.Typer(
@@ -35,8 +35,14 @@ def _coop(
 
 app.command("fit")(fit.fit)
 app.command("eval")(evaluate.evaluate)
+app.command("predict")(predict.predict)
 app.command("zeroshot")(zeroshot.zeroshot)
 app.command("ensemble")(ensemble.ensemble)
 app.command("interpret")(interpret.interpret)
+app.command("export")(export.export)
+app.command("push")(push.push)
+app.command("import")(import_prompt.import_prompt)
+app.command("sweep")(sweep.sweep)
+app.command("transfer")(transfer.transfer)
 app.command("demo")(demo.demo)
 app.command("cache")(cache.cache)

@@ -43,9 +43,9 @@ def evaluate(
     from ..features import image_features
     from ..fewshot import half
     from ..images import load_data
-    from .setup import open_backbone, open_cache, pick_items
+    from .setup import find_prompt, open_backbone, open_cache, pick_items
 
-    learned = load_prompt(prompt)
+    learned = load_prompt(find_prompt(prompt))
     dataset = half(load_data(data, images, classnames), classes.value)
     items = pick_items(dataset, split)
     # Names that the user gives for this data come before those the prompt knows the folders by.
@@ -62,6 +62,6 @@ def evaluate(
     if predictions:
         write_predictions(predictions, result)
     if json:
-        print_json({"command": "eval", "data": dataset.name, "prompt": str(prompt), "model": backbone.name, **result.as_dict()})
+        print_json({"command": "eval", "data": dataset.name, "prompt": prompt, "model": backbone.name, **result.as_dict()})
     else:
         show_evaluation(f"{dataset.name} · {backbone.name} · learned prompt {prompt}", result)

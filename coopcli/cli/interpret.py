@@ -33,9 +33,9 @@ def interpret(
     from ..artifact import load_prompt
     from ..evaluation import check_backbone
     from ..interpret import nearest_tokens
-    from .setup import open_backbone
+    from .setup import find_prompt, open_backbone
 
-    learned = load_prompt(prompt)
+    learned = load_prompt(find_prompt(prompt))
     backbone = open_backbone(model or learned.model, None if model else learned.revision, Device.cpu, Dtype.float32, pickles)
     check_backbone(learned, backbone)
     context = learned.context if learned.settings.csc else learned.context[None]
@@ -45,7 +45,7 @@ def interpret(
         print_json(
             {
                 "command": "interpret",
-                "prompt": str(prompt),
+                "prompt": prompt,
                 "model": backbone.name,
                 "contexts": [
                     {"class": owner, "vectors": [[asdict(token) for token in vector] for vector in of_class]}

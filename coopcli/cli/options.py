@@ -75,7 +75,10 @@ MODEL, IMAGES, MACHINE, OUTPUT = "Model", "Data", "Machine", "Output"
 
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 PromptArgument = Annotated[
-    Path, typer.Argument(metavar="PROMPT", help="A prompt.safetensors that `coop fit` wrote, or its run folder.")
+    str,
+    typer.Argument(
+        metavar="PROMPT", help="A run folder of `coop fit`, the file in it, or USER/NAME[@REVISION] on the Hugging Face hub."
+    ),
 ]
 ModelOption = Annotated[
     str,

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..backbone import Backbone, load_backbone
 from ..cache import FeatureCache, default_cache_folder
+from ..hub import prompt_path
 from ..images import DataSet, ImageItem
-from .console import say, talk
+from .console import say, shown, talk
 from .options import Device, Dtype, Split
+
+
+def find_prompt(source: str) -> Path:
+    """A prompt's file or folder, fetched from the hub if it is not a path here, saying so while it lasts."""
+    with talk.status(f"looking for {shown(source)}"):
+        return prompt_path(source)
 
 
 def open_backbone(model: str, revision: str | None, device: Device, dtype: Dtype, pickles: bool = False) -> Backbone:

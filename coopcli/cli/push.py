@@ -1,0 +1,47 @@
+"""`coop push`: a learned prompt and its card to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options
+from .console import print_json, printable, say, shown, talk
+
+
+def push(
+    prompt: options.PromptArgument,
+    target: Annotated[
+        str, typer.Argument(metavar="USER/NAME[@BRANCH]", help="The model repository; made if it is not there yet.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    license: Annotated[
+        str | None, typer.Option("--license", metavar="ID", help="Named in the card, e.g. mit or cc-by-4.0.")
+    ] = None,
+    message: Annotated[str, typer.Option("--message", metavar="TEXT", help="Of the commit.")] = "Push with coop",
+    json: options.JsonOption = False,
+) -> None:
+    """Share a learned prompt: send it with its model card to the Hugging Face hub.
+
+    Every command then takes USER/NAME, or USER/NAME@REVISION, where it takes a prompt. What else is in a run folder stays
+    here. The card is made from the run folder; a README.md in it that you made your own is sent as it is. Needs
+    `hf auth login`, or HF_TOKEN.
+    """
+    from ..artifact import load_learned
+    from ..card import card_of
+    from ..hub import prepare_hub
+    from ..hub import push as push_prompt
+    from .setup import find_prompt
+
+    path = find_prompt(prompt)
+    learned = load_learned(path)
+    prepare_hub()  # before the card is made, with the hub's library
+    card = card_of(path, learned, target, license)
+    with talk.status(f"pushing to {shown(target)}"):
+        pushed = push_prompt(path, card, target, message, private)
+    if json:
+        print_json({"command": "push", "prompt": prompt, "url": pushed.url, "commit": pushed.commit, "files": pushed.files})
+    else:
+        print(printable(pushed.url))
+        say(f"to use it: coop eval {target} DATA")
