@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone
 
 MODEL_FOLDER = "model"  # beside the head: the CLIPModel whose image tower was trained with it
+AT_ONCE = 1 << 25  # affinities of images with keys in memory
 MAX_KEYS, MAX_SCALE = 2**24, 1e6  # of a cache: its keys, its alpha and beta
 
 
@@ -51,9 +53,12 @@ class Head:
         if images.shape[-1] != self.weights.shape[1]:
             raise CoopError(f"this head reads features of {self.weights.shape[1]} numbers; the model's have {images.shape[-1]}")
         logits = F.linear(images, self.weights, self.bias)
-        if self.keys is not None and self.values is not None:
-            logits = logits + self.alpha * cache_logits(images, self.keys, self.values, self.beta, len(self.weights))
-        return logits
+        if self.keys is None or self.values is None:
+            return logits
+        at_once = max(1, AT_ONCE // len(self.keys))
+        if not torch.compiler.is_exporting() and len(images) > at_once:
+            return torch.cat([self.logits(part) for part in images.split(at_once)])
+        return logits + self.alpha * cache_logits(images, self.keys, self.values, self.beta, len(self.weights))
 
     def among(self, class_names: Sequence[str]) -> Head:
         """The head that chooses among these of its classes, in this order. Raises CoopError for any other class."""
@@ -72,13 +77,15 @@ class Head:
             bias=None if self.bias is None else self.bias[rows],
             class_names=tuple(class_names),
             folders=tuple(self.folders[row] for row in rows),
+            keys=None,
+            values=None,
         )
         if self.keys is None or self.values is None:
             return chosen
         new_row = self.values.new_full((len(self.weights),), -1)
         new_row[rows] = new_row.new_tensor(range(len(rows)))
         kept = new_row[self.values] >= 0
-        return replace(chosen, keys=self.keys[kept], values=new_row[self.values[kept]])
+        return replace(chosen, keys=self.keys[kept], values=new_row[self.values[kept]]) if kept.any() else chosen
 
     def save(self, path: Path) -> None:
         """Write the file in one step, and before it the tuned backbone, where there is one."""
@@ -171,7 +178,8 @@ def _save_model(folder: Path, backbone: Backbone) -> None:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for part in (backbone.model, backbone.tokenizer, backbone.image_processor):
+        parts: tuple[Any, ...] = (backbone.model, backbone.tokenizer, backbone.image_processor)
+        for part in parts:
             part.save_pretrained(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)

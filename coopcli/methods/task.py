@@ -33,6 +33,11 @@ class Task:
     train_items: tuple[ImageItem, ...]
     seed: int
 
+    @property
+    def counts(self) -> Tensor:
+        """How many train images each class has, [K]."""
+        return self.labels.bincount(minlength=len(self.class_names))
+
     def head(self, method: str, weights: Tensor, parameters: int, training: dict[str, Any], **more: Any) -> Head:
         """The head of these weights; its `training` tells the number of trained parameters and what the method chose."""
         return Head(
