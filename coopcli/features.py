@@ -196,7 +196,7 @@ def _digest(content: bytes | CoopError) -> bytes:
 
 
 def _key(model_key: bytes, digest: bytes, view: int | None) -> bytes:
-    name = b"centre" if view is None else b"view %d" % view
+    name = b"centre crop" if view is None else b"view %d" % view
     return hashlib.blake2b(model_key + digest + name, digest_size=16).digest()
 
 

@@ -56,10 +56,27 @@ def allow_pixels(most: int) -> None:
 def prepare(process: CLIPImageProcessorPil, size: int, content: bytes, name: str, digest: bytes, views: Views) -> np.ndarray:
     """The pixels of an image's views, uint8 [views, 3, size, size]: all from one decoding. Raises CoopError."""
     image = open_image(content, name)
-    cropped = views[0] is not None
-    pictures = [middle(image) if view is None else _view(image, digest, view, size) for view in views]
-    kept = {"do_resize": False, "do_center_crop": False} if cropped else {}
-    return np.stack(process(pictures, do_rescale=False, do_normalize=False, **kept).pixel_values)
+    if views[0] is None:
+        return centre(process, image)[None]
+    pictures = [_view(image, digest, view, size) for view in views if view is not None]
+    kept = {"do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False}
+    return np.stack(process(pictures, **kept).pixel_values)
+
+
+def centre(process: CLIPImageProcessorPil, image: Image.Image) -> np.ndarray:
+    """The picture as it is tested on, uint8 [3, height, width]: its shorter side resized, its centre cut out.
+
+    An odd number of pixels too many is halved to the even, as in torchvision's CenterCrop; transformers rounds down.
+    """
+    kept = {"do_rescale": False, "do_normalize": False}
+    pixels: np.ndarray = process(middle(image), do_center_crop=False, **kept).pixel_values[0]
+    if not process.do_center_crop:
+        return pixels
+    height, width = (process.crop_size[side] for side in ("height", "width"))
+    top, left = round((pixels.shape[1] - height) / 2), round((pixels.shape[2] - width) / 2)
+    if top < 0 or left < 0:  # smaller than the crop: transformers fills up with black
+        return process(middle(image), **kept).pixel_values[0]
+    return pixels[:, top : top + height, left : left + width]
 
 
 def middle(image: Image.Image) -> Image.Image:

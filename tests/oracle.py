@@ -130,7 +130,7 @@ def random_resized_crop(picture, size, draw):
     return ImageOps.mirror(picture) if draw() < 0.5 else picture
 
 
-def centre_crop(picture, size, rounded=round):
+def centre_crop(picture, size):
     """torchvision's Resize(size, bicubic), then CenterCrop(size), which rounds half a pixel to an even number."""
     width, height = picture.size
     if width <= height:
@@ -138,7 +138,7 @@ def centre_crop(picture, size, rounded=round):
     else:
         width, height = int(size * width / height), size
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = rounded((width - size) / 2), rounded((height - size) / 2)
+    left, top = round((width - size) / 2), round((height - size) / 2)
     return picture.crop((left, top, left + size, top + size))
 
 
