@@ -1,15 +1,25 @@
 import io
+import itertools
+import multiprocessing
+import os
+import signal
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import write_picture
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from coopcli import features
 from coopcli.cache import FeatureCache
+from coopcli.dataset import ImageItem, file_item
 from coopcli.errors import CoopError
-from coopcli.features import image_features, view_features
-from coopcli.images import ImageItem, load_data
+from coopcli.features import image_features, readable_features, stream_features, view_features
+from coopcli.images import load_data
+from coopcli.pixels import allow_pixels
 
 
 @pytest.fixture
@@ -100,3 +110,125 @@ def test_progress_ends_at_the_number_of_images(mini, items):
     told = []
     image_features(mini, items, FeatureCache(None), lambda *step: told.append(step))
     assert told[-1] == (18, 18) and [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+# ------------------------------------------------------------------------------------------------ as a stream
+
+
+BROKEN = ImageItem("cats/7.png", 0, lambda: b"no image")
+
+
+def missing(name="gone.png"):
+    return file_item(Path("/nowhere") / name, name)
+
+
+@pytest.fixture
+def quick(mini, monkeypatch):
+    """A tower that takes no time: the features are the picture's mean colour, padded, and batches are short."""
+
+    def means(self, pixels):
+        return torch.nn.functional.pad(pixels.float().mean((2, 3)), (0, self.feature_width - 3))
+
+    monkeypatch.setattr(type(mini), "encode_images", means)
+    monkeypatch.setattr(features, "BATCH", {"cpu": 8})
+    monkeypatch.setattr(features, "AT_ONCE", 4)
+    monkeypatch.setattr(features, "READ_AHEAD", 6)
+    monkeypatch.setattr(features, "FINISHED", 20)
+    return mini
+
+
+def flat(number):
+    """A picture of a colour of its own."""
+    held = io.BytesIO()
+    Image.new("RGB", (9, 9), (number % 256, number // 256, 7)).save(held, "PNG")
+    return ImageItem(f"{number}.png", 0, held.getvalue)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["known", "new", "new", "broken", "missing"]), max_size=60))
+def test_a_stream_is_in_order_whatever_is_known_or_broken(quick, kinds):
+    """And nothing of a broken image is kept."""
+    cache = FeatureCache(None)
+    images = [flat(number) for number in range(len(kinds))]
+    image_features(quick, [image for image, kind in zip(images, kinds, strict=True) if kind == "known"], cache)
+    other = {"broken": BROKEN, "missing": missing()}
+    items = [other.get(kind, image) for image, kind in zip(images, kinds, strict=True)]
+    told = []
+    for item, outcome in stream_features(quick, items, cache):
+        told.append(item)
+        if item.read in (BROKEN.read, other["missing"].read):
+            assert isinstance(outcome, CoopError) and item.name in str(outcome)
+        else:
+            number = int(item.name.removesuffix(".png"))
+            assert outcome[:3].tolist() == [number % 256, number // 256, 7]
+    assert told == items
+    assert cache.size()[0] == sum(kind in ("known", "new") for kind in kinds)
+
+
+def test_a_stream_takes_a_bounded_number_ahead(quick, monkeypatch):
+    monkeypatch.setattr(features, "WORTH_PROCESSES", 10)
+    taken, told = [], 0
+    with closing(stream_features(quick, (taken.append(i) or flat(i) for i in itertools.count()), FeatureCache(None))) as stream:
+        for told, _ in zip(range(1, 1000), stream, strict=False):
+            assert len(taken) - told <= features.BATCH["cpu"] + features.READ_AHEAD + features.AT_ONCE
+    assert told == 999
+
+
+def test_one_unknown_image_does_not_hold_up_thousands_of_known(quick):
+    """Features that wait for one before them are bounded too: it is encoded in a short batch."""
+    cache = FeatureCache(None)
+    known = [flat(number) for number in range(300)]
+    image_features(quick, known, cache)
+    taken = []
+    with closing(stream_features(quick, (taken.append(i) or i for i in [flat(300), *known]), cache)) as stream:
+        assert next(stream)[0].name == "300.png"
+    assert len(taken) <= features.WORTH_PROCESSES + features.FINISHED + features.AT_ONCE
+
+
+def test_a_stream_that_is_left_ends_its_processes(mini):
+    with closing(stream_features(mini, (flat(n % 500) for n in itertools.count()), FeatureCache(None))) as stream:
+        next(stream)
+        assert multiprocessing.active_children()
+    assert not multiprocessing.active_children()
+
+
+def test_skipped_images_are_counted_and_the_others_stay_as_they_are(mini, items, caplog):
+    whole = image_features(mini, items, FeatureCache(None))
+    mixed = [*items[:3], BROKEN, *items[3:10], missing(), *items[10:]]
+    cache = FeatureCache(None)
+    kept, found = readable_features(mini, mixed, cache)
+    assert kept == items and torch.equal(found, whole) and cache.size()[0] == 18
+    assert '2 of 20 images are skipped; the first: image "cats/7.png" cannot be read' in caplog.text
+    with pytest.raises(CoopError, match=r'image "cats/7\.png" cannot be read'):
+        readable_features(mini, mixed, cache, "fail")
+
+
+def test_no_image_left_is_an_error(mini):
+    with pytest.raises(CoopError, match=r'none of 2 images can be read; the first: image "/nowhere/gone.png" .* is not there'):
+        readable_features(mini, [missing(), BROKEN], FeatureCache(None))
+
+
+def test_no_images_at_all(mini):
+    kept, found = readable_features(mini, [], FeatureCache(None))
+    assert kept == () and found.shape == (0, 128)
+
+
+def test_worker_processes_know_the_bound_on_pixels(mini, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    many = [flat(number) for number in range(features.WORTH_PROCESSES)]
+    allow_pixels(80)
+    with pytest.raises(CoopError, match=r"none of 64 images .*81 pixels\) exceeds limit of 80 pixels"):
+        readable_features(mini, many, FeatureCache(None))
+    allow_pixels(82)
+    assert len(readable_features(mini, many, FeatureCache(None))[0]) == 64
+
+
+def ended_from_outside(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_process_that_is_ended(mini, monkeypatch):
+    monkeypatch.setattr(features, "prepare", ended_from_outside)
+    many = [flat(number) for number in range(features.WORTH_PROCESSES)]
+    with pytest.raises(CoopError, match="ended from outside"):
+        image_features(mini, many, FeatureCache(None))
