@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coopcli import ContextSettings, FeatureCache, evaluate, fit, hand_written_features, image_features, learned_features
+from coopcli import ContextSettings, FeatureCache, fit, hand_written_features, image_features
 from coopcli.backbone import load_backbone
 from coopcli.cache import default_cache_folder
 from coopcli.demo import TASKS, draw_demo
+from coopcli.evaluation import evaluate, learned_features
 from coopcli.fitting import Fit
 from coopcli.images import DataSet, load_data
 from coopcli.templates import DEFAULT_TEMPLATE, TEMPLATE_SETS

@@ -1,6 +1,6 @@
 """coop: learn prompts for CLIP from a few labelled images (CoOp, Zhou et al., IJCV 2022).
 
-    from coopcli import fit, load_backbone, load_data, paper_recipe
+    from coopcli import CLIP, Prompt, evaluate, fit, load_data
 
 Names are imported when they are first used: `import coopcli` alone loads neither PyTorch nor transformers.
 """
@@ -12,13 +12,13 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .artifact import LearnedPrompt as LearnedPrompt
-    from .artifact import load_prompt as load_prompt
-    from .backbone import load_backbone as load_backbone
     from .cache import FeatureCache as FeatureCache
+    from .classifier import CLIP as CLIP
+    from .classifier import Classifier as Classifier
+    from .classifier import Prompt as Prompt
+    from .classifier import evaluate as evaluate
     from .errors import CoopError as CoopError
-    from .evaluation import evaluate as evaluate
     from .evaluation import hand_written_features as hand_written_features
-    from .evaluation import learned_features as learned_features
     from .features import image_features as image_features
     from .fitting import fit as fit
     from .images import load_data as load_data
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from .training import paper_recipe as paper_recipe
 
 _HOMES = {
-    "LearnedPrompt": "artifact",
-    "load_prompt": "artifact",
-    "load_backbone": "backbone",
-    "FeatureCache": "cache",
+    "CLIP": "classifier",
+    "Classifier": "classifier",
+    "ContextSettings": "prompts",
     "CoopError": "errors",
-    "evaluate": "evaluation",
-    "hand_written_features": "evaluation",
-    "learned_features": "evaluation",
-    "image_features": "features",
+    "FeatureCache": "cache",
+    "LearnedPrompt": "artifact",
+    "Prompt": "classifier",
+    "Recipe": "training",
+    "evaluate": "classifier",
+    "fast_recipe": "training",
     "fit": "fitting",
+    "hand_written_features": "evaluation",
+    "image_features": "features",
     "load_data": "images",
     "nearest_tokens": "interpret",
-    "ContextSettings": "prompts",
-    "Recipe": "training",
-    "fast_recipe": "training",
     "paper_recipe": "training",
 }
 __all__ = list(_HOMES)

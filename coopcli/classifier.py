@@ -138,11 +138,11 @@ class Prompt(Classifier):
         super().__init__(learned, clip, class_names, cache)
 
     def class_features(self, class_names: Sequence[str] | None = None) -> Tensor:
-        """L2-normalised float32 [K, p] for these classes, by default its own: zero-shot weights of the model `clip`.
+        """L2-normalised float32 [K, p] for these classes, by default `classes_`: zero-shot weights of the model `clip`.
 
         Logits are `clip.logit_scale * image_features @ class_features.T`. Raises CoopError for classes that are not known.
         """
-        return learned_features(self.clip, self.learned, class_names or self.learned.class_names, self.cache)
+        return learned_features(self.clip, self.learned, class_names or self.head.class_names, self.cache)
 
 
 def as_head(clip: Backbone, learned: LearnedPrompt | Head, class_names: Sequence[str], cache: FeatureCache) -> Head:

@@ -26,7 +26,7 @@ from .images import DataSet, ImageItem
 from .prompts import ContextSettings, Prompt, context_prompts, random_context, word_context
 from .templates import DEFAULT_TEMPLATE
 from .text_encoder import TextEncoder
-from .training import EpochFeatures, EpochLog, Recipe, TrainingState, drawn_views, train_context
+from .training import EpochFeatures, EpochLog, Recipe, TrainingState, drawn_views, paper_recipe, train_context
 from .version import __version__
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Watch:
 def fit(
     backbone: Backbone,
     dataset: DataSet,
-    recipe: Recipe,
+    recipe: Recipe | None = None,
     settings: ContextSettings | None = None,
     shots: int | None = 16,
     seed: int = 1,
@@ -81,14 +81,15 @@ def fit(
 ) -> Fit:
     """Learn a prompt from `shots` images per class (None: all) and compare it with a hand-written template.
 
-    The accuracy is that on the test split, or, where the data knows no splits, on the images not trained on.
-    For the other arguments and what is raised see `learn_prompt`.
+    The recipe is by default the paper's. The accuracy is that on the test split, or, where the data knows no splits, on the
+    images not trained on. For the other arguments and what is raised see `learn_prompt`.
     """
     cache, watch = cache or FeatureCache(None), watch or Watch()
     data = draw_few_shot(dataset, shots, seed, classes)
     hand_written = hand_written_features(backbone, [template], data.class_names, cache)
     _warn_of_small_classes(data)
     _warn_of_leaks(data.train, data.test)
+    recipe = recipe or paper_recipe(shots, len(data.class_names))
     learned = learn_prompt(backbone, data, recipe, settings, init, cache, class_chunk, watch, checkpoint)
 
     started = time.perf_counter()

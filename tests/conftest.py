@@ -15,7 +15,9 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from coopcli import __main__
+from coopcli.artifact import LearnedPrompt
 from coopcli.backbone import MINI_FOLDER, load_backbone
+from coopcli.prompts import ContextSettings, random_context
 from coopcli.text_encoder import TextEncoder
 
 torch.set_num_threads(1)  # the models here are too small for more
@@ -79,6 +81,13 @@ def write_picture(path, colour=(200, 30, 30), size=(40, 40), seed=0):
 
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (30, 60, 200)}
+
+
+def learned_prompt(clip, names=tuple(COLOURS), csc=False):
+    """A prompt that learned nothing: its context is random."""
+    settings = ContextSettings(n_ctx=4, csc=csc)
+    context = random_context(settings, len(names), clip.text_encoder.width, seed=3)
+    return LearnedPrompt(context, settings, names, names, clip.name, None, clip.fingerprint, {})
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ import pytest
 import torch
 from conftest import write_picture
 
-from coopcli import load_prompt
-from coopcli.artifact import LearnedPrompt
+from coopcli.artifact import LearnedPrompt, load_prompt
 from coopcli.cli import console
 from coopcli.evaluation import Evaluation, score
 from coopcli.images import ImageItem

@@ -10,12 +10,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
-from conftest import COLOURS, failed, ran, write_picture
+from conftest import COLOURS, failed, learned_prompt, ran, write_picture
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from coopcli import features
-from coopcli.artifact import LearnedPrompt
 from coopcli.backbone import MINI_FOLDER
 from coopcli.classifier import Classifier
 from coopcli.dataset import ImageItem
@@ -23,14 +22,7 @@ from coopcli.errors import CoopError, UsageError
 from coopcli.evaluation import learned_features
 from coopcli.head import Head
 from coopcli.predict import Prediction, find_images, predict, read_class_list
-from coopcli.prompts import ContextSettings, random_context
 from coopcli.text_encoder import TextEncoder
-
-
-def learned_prompt(mini, names=tuple(COLOURS), csc=False):
-    settings = ContextSettings(n_ctx=4, csc=csc)
-    context = random_context(settings, len(names), mini.text_encoder.width, seed=3)
-    return LearnedPrompt(context, settings, names, names, "mini", None, mini.fingerprint, {})
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""Classify pictures with a learned prompt, in the manner of scikit-learn: files, PIL images, arrays.
+
+    python examples/classify.py prompt.safetensors PHOTOS
+
+PROMPT may be user/name on the hub, too. It names its CLIP, which is loaded with it.
+"""
+
+import sys
+
+from PIL import Image
+
+from coopcli import Prompt, evaluate, load_data
+
+
+def main(prompt_file: str, photos: str) -> None:
+    prompt = Prompt.load(prompt_file)
+    data = load_data(photos)
+    items = data.split("test", "all")
+    paths = [item.path for item in items]
+    print("classes:", ", ".join(prompt.classes_))
+    print("the first three:", ", ".join(prompt.predict(paths[:3])))
+    print("accuracy:", prompt.score(paths, [data.class_names[item.label] for item in items]))
+
+    picture = Image.open(paths[0]).rotate(90)
+    best = prompt.predict_proba(picture)[0].argmax()
+    print("the first, lying on its side:", prompt.classes_[best])
+
+    # Other classes: a prompt works with any class names, unless each class has a context of its own.
+    among = Prompt(prompt.learned, prompt.clip, ["a sunny day", "a rainy day"])
+    print("the weather in it:", among.predict(paths[0])[0])
+
+    # By class, and which class is taken for which, with the data's own classes.
+    print("macro average:", evaluate(prompt, data).metrics.macro)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
