@@ -106,8 +106,8 @@ def _is_repo(name: object) -> bool:
 
 
 def _data_id(learned: LearnedPrompt | Head) -> str | None:
-    """The data set's name on the hub, if it came from there."""
-    name = learned.training.get("data_id")
+    """The data set's name on the hub, if it came from there: no other has an owner's name before its own."""
+    name = learned.training.get("data")
     return name if _is_repo(name) else None
 
 

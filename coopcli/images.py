@@ -64,7 +64,7 @@ def load_data(
         else:
             dataset = load_folder(path)
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data) and not data.startswith("."):
-        dataset = load_hub(data, image_column, label_column)
+        dataset = replace(load_hub(data, image_column, label_column), name=data)
     else:
         raise UsageError(f'there is no folder or file "{data}"')
     if classnames is not None:

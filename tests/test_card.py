@@ -19,10 +19,11 @@ from coopcli.artifact import LearnedPrompt
 from coopcli.card import MARK, SHOWN_CLASSES, card_of, kept_card, model_card
 from coopcli.errors import CoopError
 from coopcli.head import Head
+from coopcli.images import load_data
 from coopcli.prompts import ContextSettings
 
 TRAINING = {
-    "data": "EuroSAT", "data_id": "alice/eurosat", "shots": None, "seed": 1, "init": None, "images": 160,
+    "data": "alice/eurosat", "shots": None, "seed": 1, "init": None, "images": 160,
     "few_shot_sha256": "f" * 64, "recipe": {"epochs": 50, "lr": 0.002, "batch_size": 32},
 }  # fmt: skip
 PROMPT = LearnedPrompt(
@@ -63,7 +64,7 @@ def test_front_matter_is_what_the_hub_reads(tmp_path):
                 "results": [
                     {
                         "task": {"type": "image-classification"},
-                        "dataset": {"name": "EuroSAT", "type": "alice/eurosat"},
+                        "dataset": {"name": "alice/eurosat", "type": "alice/eurosat"},
                         "metrics": [
                             {"type": "accuracy", "value": 0.75, "name": "top-1 accuracy"},
                             {"type": "accuracy", "value": 0.5, "name": "macro-averaged accuracy"},
@@ -74,7 +75,10 @@ def test_front_matter_is_what_the_hub_reads(tmp_path):
         ],
     }
     results = ModelCard(card).data.eval_results
-    assert [(result.metric_value, result.dataset_name) for result in results] == [(0.75, "EuroSAT"), (0.5, "EuroSAT")]
+    assert [(result.metric_value, result.dataset_name) for result in results] == [
+        (0.75, "alice/eurosat"),
+        (0.5, "alice/eurosat"),
+    ]
 
 
 def test_what_is_not_known_is_not_said(tmp_path):
@@ -82,10 +86,15 @@ def test_what_is_not_known_is_not_said(tmp_path):
     assert set(front_matter(model_card(PROMPT, "run"), tmp_path)) == told
     assert set(front_matter(model_card(PROMPT, "run", {"learned": None, "hand_written": None}), tmp_path)) == told
     for model, revision in (("mini", None), ("/models/clip", None), ("models/clip", None), ("open_clip:ViT-B-32/laion", "c")):
-        card = model_card(replace(PROMPT, model=model, revision=revision, training={"data_id": "../x"}), "run")
+        card = model_card(replace(PROMPT, model=model, revision=revision, training={"data": "EuroSAT"}), "run")
         assert set(front_matter(card, tmp_path)) == told - {"base_model", "base_model_relation", "datasets"}
         assert f"Its CLIP is `{model}`, which is no model" in card or (model == "mini" and "`mini`, the small model" in card)
     assert "## Accuracy" not in card
+
+
+def test_a_data_set_of_the_hub_is_known_by_its_owner(monkeypatch, split_photos):
+    monkeypatch.setattr("coopcli.images.load_hub", lambda *_: load_data(str(split_photos)))
+    assert load_data("alice/eurosat").name == "alice/eurosat" and load_data(str(split_photos)).name == "split"
 
 
 def test_text_of_the_card():

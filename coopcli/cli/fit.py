@@ -183,7 +183,7 @@ def default_folder(
     """`coop-runs/<data>-<model>-<variant>-<shots>shots-seed<seed>`."""
     variant = f"{position.value}{'-csc' if csc else ''}{'' if classes is Classes.all else f'-{classes.value}'}"
     short_model = Path(model).name
-    return Path(options.RUNS_FOLDER) / f"{dataset.name}-{short_model}-{variant}-{shots}shots-seed{seed}"
+    return Path(options.RUNS_FOLDER) / f"{Path(dataset.name).name}-{short_model}-{variant}-{shots}shots-seed{seed}"
 
 
 def check_writable(folder: Path) -> None:

@@ -160,7 +160,8 @@ def sweep(
     plan = Plan(template, tuple(read_templates(templates)), classes.value, device.value, dtype.value, pickles, views)
     load = partial(load_data, data, images, classnames)
     dataset = load()
-    folder = output or Path(options.RUNS_FOLDER) / f"sweep-{dataset.name}{'' if classes is Classes.all else f'-{classes}'}"
+    of_half = "" if classes is Classes.all else f"-{classes}"
+    folder = output or Path(options.RUNS_FOLDER) / f"sweep-{Path(dataset.name).name}{of_half}"
     settings = {
         "data": data, "images": images and str(images), "classnames": classnames and str(classnames), **vars(plan),
         "templates": templates,
