@@ -158,7 +158,7 @@ def head_of(contents: Contents) -> Head:
 
 
 def _is_number(entry: object) -> bool:
-    return isinstance(entry, (int, float)) and type(entry) is not bool and abs(entry) <= MAX_SCALE  # False for NaN
+    return isinstance(entry, (int, float)) and type(entry) is not bool and 0 <= entry <= MAX_SCALE  # False for NaN
 
 
 _CHECKS: Checks = {
@@ -174,7 +174,7 @@ _CHECKS: Checks = {
 
 def _save_model(folder: Path, backbone: Backbone) -> None:
     """Write a CLIPModel folder, whole or not at all. Raises CoopError when it cannot be written."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = folder.with_name(f".{folder.name}.new")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -1,6 +1,8 @@
-"""Fine-tuning the image encoder on the train images, against the hand-written class features, which stay as they are.
+"""Fine-tuning the image encoder on the train images: its weights learn, the hand-written class features stay as they are.
 
-Source: CoOp's comparison with other fine-tuning methods; the paper does not tell its settings.
+logits(x) = s * f(x) . t, s the logit scale. Source: CoOp's comparison with other fine-tuning methods; the settings are our
+own. On EuroSAT's validation images with `mini`, 16 shots, rates of 1e-5, 3e-5 and 1e-4 over 30 to 50 epochs gave about
+39, 55 and 65 %; but the higher the rate, the more a model forgets, and the paper's own was hurt by it.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ logger = logging.getLogger(__name__)
 class FineTuning:
     """AdamW over new augmented views in every epoch, its rate a cosine after one epoch at a tenth."""
 
-    epochs: int = 20
-    lr: float = 1e-5
+    epochs: int = 30
+    lr: float = 3e-5
     batch_size: int = 32
     weight_decay: float = 0.1
 
@@ -52,8 +54,8 @@ def learn(task: Task, settings: FineTuning | None = None) -> Head:
     learned = [*model.vision_model.parameters(), *model.visual_projection.parameters()]
     size = sum(weight.numel() for weight in learned)
     logger.warning(
-        "fine-tuning runs the image encoder forward and backward over %d images %d times, holds %.1f GB for its weights and "
-        "optimizer beside the activations of %d images, and leaves a model of %.2f GB",
+        "fine-tuning runs the image encoder forward and backward over %d images %d times, holds %.2g GB for its weights and "
+        "optimizer beside the activations of %d images, and leaves a model of %.2g GB",
         len(task.labels), settings.epochs, 16 * size / 1e9, settings.batch_size,
         4 * sum(weight.numel() for weight in model.parameters()) / 1e9,
     )  # fmt: skip
@@ -67,7 +69,7 @@ def learn(task: Task, settings: FineTuning | None = None) -> Head:
 
 
 def train(tuned: Backbone, learned: Sequence[torch.nn.Parameter], task: Task, settings: FineTuning) -> None:
-    """Train these weights of the image tower in place."""
+    """Train these weights of the image tower in place. Raises CoopError when the loss stops being a number."""
     text = (task.backbone.logit_scale * task.text).to(tuned.device)
     optimizer = torch.optim.AdamW(learned, settings.lr, weight_decay=settings.weight_decay)
     recipe = Recipe(epochs=settings.epochs, lr=settings.lr, warmup_lr=settings.lr / 10)
@@ -85,6 +87,8 @@ def train(tuned: Backbone, learned: Sequence[torch.nn.Parameter], task: Task, se
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+            if not loss.isfinite():
+                raise CoopError(f"fine-tuning diverged: the loss is no longer a number in epoch {epoch + 1}")
 
 
 def view_pixels(

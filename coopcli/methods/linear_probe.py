@@ -19,7 +19,7 @@ from ..errors import CoopError, UsageError
 from ..head import Head
 from .task import Task
 
-GRID = (6, 4, 2, 0, -2, -4, -6)  # log10 of the C tried first
+GRID = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)  # log10 of the C tried first
 STEPS = 8  # of the binary search, which starts one decade to either side of the grid's best
 MAX_ITERATIONS = 1000
 FOLDS = 4  # of the cross-validation that stands in for absent validation images
@@ -60,7 +60,7 @@ def best_exponent(accuracy: Callable[[float], float]) -> float:
     """log10 of the C that the reference's search ends on, for an accuracy as a function of log10 C."""
     accuracy = cache(accuracy)
     peak = max(GRID, key=accuracy)  # the first of several: the largest C
-    left, right, chosen = peak - 1.0, peak + 1.0, float(peak)
+    left, right, chosen = peak - 1, peak + 1, peak
     for _ in range(STEPS):
         middle = (left + right) / 2
         if accuracy(left) < accuracy(right):
