@@ -8,6 +8,7 @@ from few_shot_tasks import check_method, clustered, without_val
 
 from coopcli.methods import tip_adapter
 from coopcli.methods.tip_adapter import ALPHA, ALPHAS, BETA, BETAS, choose, learn, learn_f, mean_keys
+from coopcli.training import drawn_views
 
 
 def slow_logits(task, images, keys, alpha, beta, skip_own=False):
@@ -46,10 +47,31 @@ def test_training_lowers_the_loss_on_the_views(mini):
     assert F.cross_entropy(after.logits(views), labels) < F.cross_entropy(before.logits(views), labels)
 
 
+def test_the_keys_as_the_authors_train_them(mini):
+    """The same keys with PyTorch's own cosine, stepped after every batch (one an epoch here)."""
+    task = without_val(clustered(mini, shots=1)[0])
+    keys = torch.nn.Parameter(mean_keys(task.views))
+    optimizer = torch.optim.AdamW([keys], lr=1e-3, eps=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    views, order = drawn_views(task.views, task.seed), torch.Generator().manual_seed(task.seed)
+    for epoch in range(20):
+        batch = torch.randperm(4, generator=order)
+        x = views(epoch)[batch]
+        cached = (-(5.5 - 5.5 * x @ keys.T)).exp() @ F.one_hot(task.labels, 4).float()
+        loss = F.cross_entropy(mini.logit_scale * x @ task.text.T + 1.0 * cached, task.labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    assert (learn_f(task).keys - keys).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("with_val", [True, False])
 def test_the_choice_is_the_best_of_all_pairs(mini, monkeypatch, with_val):
     task, _, _ = clustered(mini, classes=3, shots=3, val_shots=3, seed=5)
-    task = replace(task, val=F.normalize(task.val + 0.3 * torch.randn(9, 16, generator=torch.Generator().manual_seed(0)), dim=-1))
+    task = replace(
+        task, val=F.normalize(task.val + 0.3 * torch.randn(9, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    )
     task = task if with_val else without_val(task)
     monkeypatch.setattr(tip_adapter, "ALPHAS", ALPHAS[::8])
     monkeypatch.setattr(tip_adapter, "BETAS", BETAS[::12])
