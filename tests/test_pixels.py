@@ -135,10 +135,10 @@ def test_no_image_of_too_many_pixels(monkeypatch):
 
 
 def stock(image, size):
-    """What CLIP's preprocessing gives: the shorter side resized to `size`, then the middle."""
+    """What the reference gives: the shorter side resized to `size`, then the middle, an odd pixel halved to the even."""
     width, height = image.size
     shape = (size, int(size * height / width)) if width < height else (int(size * width / height), size)
-    left, top = ((length - size) // 2 for length in shape)
+    left, top = (round((length - size) / 2) for length in shape)  # as in torchvision
     resized = image.resize(shape, Image.Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
 
