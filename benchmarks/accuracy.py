@@ -23,7 +23,7 @@ from coopcli import ContextSettings, FeatureCache, fit, hand_written_features, i
 from coopcli.backbone import load_backbone
 from coopcli.cache import default_cache_folder
 from coopcli.demo import TASKS, draw_demo
-from coopcli.evaluation import evaluate, learned_features
+from coopcli.evaluation import evaluate_logits, learned_features
 from coopcli.fitting import Fit
 from coopcli.images import DataSet, load_data
 from coopcli.templates import DEFAULT_TEMPLATE, TEMPLATE_SETS
@@ -84,7 +84,8 @@ def table(
         def top1(classes: Tensor, dtype: str, used: frozenset[str] = frozenset()) -> float:
             rows = [row for row, item in enumerate(items) if item.name not in used]
             left = [items[row] for row in rows]
-            return evaluate(images[dtype][rows], classes, backbones[dtype].logit_scale, names, left).metrics.top1
+            logits = backbones[dtype].logit_scale * images[dtype][rows] @ classes.T
+            return evaluate_logits(logits, names, left).metrics.top1
 
         def hand_written(templates: list[str]) -> float:
             dtype = variants[0].dtype

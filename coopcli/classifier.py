@@ -19,7 +19,7 @@ from .backbone import DEFAULT_MODEL, Backbone, Device, Dtype, load_backbone
 from .cache import FeatureCache
 from .dataset import DataSet, ImageItem, file_item
 from .errors import CoopError, UsageError
-from .evaluation import Evaluation, check_backbone, classes_of, evaluate_logits, learned_features
+from .evaluation import Evaluation, as_head, check_backbone, classes_of, evaluate_logits, learned_features
 from .features import image_features, stream_features
 from .head import Head
 from .hub import prompt_path
@@ -143,22 +143,6 @@ class Prompt(Classifier):
         Logits are `clip.logit_scale * image_features @ class_features.T`. Raises CoopError for classes that are not known.
         """
         return learned_features(self.clip, self.learned, class_names or self.head.class_names, self.cache)
-
-
-def as_head(clip: Backbone, learned: LearnedPrompt | Head, class_names: Sequence[str], cache: FeatureCache) -> Head:
-    """What was learned, for these classes alone: a head. Raises CoopError for classes that it cannot know."""
-    if isinstance(learned, Head):
-        return learned.among(class_names)
-    return Head(
-        method="prompt",
-        weights=clip.logit_scale * learned_features(clip, learned, class_names, cache),
-        class_names=tuple(class_names),
-        folders=tuple(class_names),
-        model=learned.model,
-        revision=learned.revision,
-        fingerprint=learned.fingerprint,
-        training=learned.training,
-    )
 
 
 def evaluate(classifier: Classifier, dataset: DataSet, split: str | None = None) -> Evaluation:

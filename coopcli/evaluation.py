@@ -119,13 +119,32 @@ def _kept(cache: FeatureCache | None, about: Sequence[object], n_classes: int, e
     return features.clone()  # outside inference mode: usable wherever a tensor is
 
 
+def as_head(
+    backbone: Backbone, learned: LearnedPrompt | Head, class_names: Sequence[str], cache: FeatureCache | None = None
+) -> Head:
+    """What was learned, for these classes alone: a head, whose weights are a prompt's class features times the logit scale.
+
+    Raises CoopError for classes that it cannot know.
+    """
+    if isinstance(learned, Head):
+        return learned.among(class_names)
+    return Head(
+        method="prompt",
+        weights=backbone.logit_scale * learned_features(backbone, learned, class_names, cache),
+        class_names=tuple(class_names),
+        folders=tuple(class_names),
+        model=learned.model,
+        revision=learned.revision,
+        fingerprint=learned.fingerprint,
+        training=learned.training,
+    )
+
+
 def learned_logits(
     backbone: Backbone, learned: LearnedPrompt | Head, images: Tensor, class_names: Sequence[str]
 ) -> Tensor:
     """Logits [n, K] of image features [n, p] by a learned prompt or head. Raises CoopError for classes it cannot know."""
-    if isinstance(learned, Head):
-        return learned.among(class_names).logits(images)
-    return backbone.logit_scale * images @ learned_features(backbone, learned, class_names).T
+    return as_head(backbone, learned, class_names).logits(images)
 
 
 def classes_of(prompt: LearnedPrompt | Head, dataset: DataSet) -> tuple[str, ...]:
@@ -152,18 +171,11 @@ def check_backbone(prompt: LearnedPrompt | Head, backbone: Backbone) -> None:
         )
 
 
-def evaluate(
-    images: Tensor, class_features: Tensor, logit_scale: float, class_names: Sequence[str], items: Sequence[ImageItem]
-) -> Evaluation:
-    """Classify images by their features [n, p] with class features [K, p], and score against the labels of `items`.
-
-    p(y=k|x) = softmax_k(logit_scale * cos(x, t_k)); CoOp, Equation 1. Raises CoopError without images.
-    """
-    return evaluate_logits(logit_scale * images @ class_features.T, class_names, items)
-
-
 def evaluate_logits(logits: Tensor, class_names: Sequence[str], items: Sequence[ImageItem]) -> Evaluation:
-    """Classify images by their logits [n, K], and score against the labels of `items`. Raises CoopError without images."""
+    """Classify images by their logits [n, K], and score against the labels of `items`. Raises CoopError without images.
+
+    p(y=k|x) = softmax_k(logits); CoOp, Equation 1, with logits `logit_scale * images @ class_features.T`.
+    """
     if not items:
         raise CoopError("there are no images to evaluate on")
     best = logits.softmax(dim=-1).max(dim=-1)

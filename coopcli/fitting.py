@@ -19,7 +19,7 @@ from .backbone import Backbone
 from .cache import FeatureCache
 from .checkpoint import load_checkpoint, save_checkpoint
 from .errors import CoopError, UsageError
-from .evaluation import Evaluation, evaluate, hand_written_features, learned_features
+from .evaluation import Evaluation, evaluate_logits, hand_written_features, learned_features
 from .features import image_features, view_features
 from .fewshot import Classes, FewShot, draw_few_shot
 from .images import DataSet, ImageItem
@@ -97,7 +97,7 @@ def fit(
     if data.test:
         images = image_features(backbone, data.test, cache, lambda *n: watch.on_images("test images", *n))
         learned_test, hand_written_test = (
-            evaluate(images, class_features, backbone.logit_scale, names, data.test)
+            evaluate_logits(backbone.logit_scale * images @ class_features.T, names, data.test)
             for class_features in (learned_features(backbone, learned.prompt, names), hand_written)
         )
     else:

@@ -10,7 +10,7 @@ from test_artifact import prompt as some_prompt
 
 from coopcli.cache import FeatureCache
 from coopcli.errors import CoopError
-from coopcli.evaluation import check_backbone, classes_of, evaluate, hand_written_features, learned_features, score
+from coopcli.evaluation import check_backbone, classes_of, evaluate_logits, hand_written_features, learned_features, score
 from coopcli.images import DataSet, ImageItem
 from coopcli.prompts import ContextSettings, random_context
 
@@ -80,7 +80,7 @@ def test_evaluation_by_hand():
     items = [ImageItem(str(i), label, bytes) for i, label in enumerate([0, 1, 1, 2])]
     axes = torch.eye(3)
     images = F.normalize(torch.tensor([[2.0, 1, 0], [0, 3, 1], [3, 2, 0], [0, 0, 1]]), dim=-1)
-    result = evaluate(images, axes, 10.0, ["a", "b", "c"], items)
+    result = evaluate_logits(10 * images @ axes.T, ["a", "b", "c"], items)
     assert result.predicted == [0, 1, 0, 2]
     first = [math.exp(10 * x) for x in images[0].tolist()]
     assert result.probability[0] == pytest.approx(first[0] / sum(first))
@@ -90,7 +90,7 @@ def test_evaluation_by_hand():
 
 def test_no_images():
     with pytest.raises(CoopError, match="no images"):
-        evaluate(torch.zeros(0, 128), torch.zeros(2, 128), 1.0, ["a", "b"], [])
+        evaluate_logits(torch.zeros(0, 2), ["a", "b"], [])
 
 
 def test_a_prompt_of_another_model_is_refused(mini):

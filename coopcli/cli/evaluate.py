@@ -37,15 +37,14 @@ def evaluate(
     Model, preprocessing and class names come from the prompt file. The images are classified among the data's own
     classes: other classes than the prompt was fitted on, too, unless its context is class-specific.
     """
-    from ..artifact import load_prompt
-    from ..evaluation import check_backbone, classes_of, learned_features
-    from ..evaluation import evaluate as evaluate_features
+    from ..artifact import load_learned
+    from ..evaluation import as_head, check_backbone, classes_of, evaluate_logits
     from ..features import image_features
     from ..fewshot import half
     from ..images import load_data
     from .setup import find_prompt, open_backbone, open_cache, pick_items
 
-    learned = load_prompt(find_prompt(prompt))
+    learned = load_learned(find_prompt(prompt))
     dataset = half(load_data(data, images, classnames), classes.value)
     items = pick_items(dataset, split)
     # Names that the user gives for this data come before those the prompt knows the folders by.
@@ -55,13 +54,14 @@ def evaluate(
         say(f"note: the data has {len(class_names)} of the prompt's {len(learned.class_names)} classes; choosing among these")
     backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
     check_backbone(learned, backbone)
-    features = learned_features(backbone, learned, class_names)
+    cache = open_cache(no_cache)
+    head = as_head(backbone, learned, class_names, cache)
     with progress() as live:
-        seen = image_features(backbone, items, open_cache(no_cache), Bars(live).counter("images"))
-    result = evaluate_features(seen, features, backbone.logit_scale, class_names, items)
+        seen = image_features(backbone, items, cache, Bars(live).counter("images"))
+    result = evaluate_logits(head.logits(seen), class_names, items)
     if predictions:
         write_predictions(predictions, result)
     if json:
         print_json({"command": "eval", "data": dataset.name, "prompt": prompt, "model": backbone.name, **result.as_dict()})
     else:
-        show_evaluation(f"{dataset.name} · {backbone.name} · learned prompt {prompt}", result)
+        show_evaluation(f"{dataset.name} · {backbone.name} · {prompt}", result)

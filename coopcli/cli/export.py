@@ -35,7 +35,7 @@ def export(
     from ..predict import read_class_list
     from .setup import find_prompt, open_backbone, open_cache
 
-    learned = load_learned(find_prompt(str(prompt)))
+    learned = load_learned(find_prompt(prompt))
     names = read_class_list(classnames) if classnames else learned.class_names
     source, revision = (model, None) if model else (learned.model, learned.revision)
     backbone = open_backbone(source, revision, Device.cpu, Dtype.float32, pickles)
@@ -47,7 +47,7 @@ def export(
     if off is None:
         say("note: onnxruntime is not installed here; the file was not compared with PyTorch")
     if json:
-        told = {"command": "export", "prompt": str(prompt), "model": backbone.name, "output": str(output)}
+        told = {"command": "export", "prompt": prompt, "model": backbone.name, "output": str(output)}
         print_json(told | {"bytes": len(content), "class_names": names, "difference": off})
         return
     compared = "" if off is None else f", within {off:.0e} of PyTorch's probabilities"

@@ -26,7 +26,7 @@ def run(
     json: bool,
 ) -> None:
     """Evaluate hand-written templates and show the result."""
-    from ..evaluation import evaluate, hand_written_features
+    from ..evaluation import evaluate_logits, hand_written_features
     from ..features import image_features
     from ..fewshot import half
     from ..images import load_data
@@ -40,7 +40,7 @@ def run(
         bars = Bars(live)
         features = hand_written_features(backbone, templates, dataset.class_names, cache, bars.counter("templates"))
         seen = image_features(backbone, items, cache, bars.counter("images"))
-    result = evaluate(seen, features, backbone.logit_scale, dataset.class_names, items)
+    result = evaluate_logits(backbone.logit_scale * seen @ features.T, dataset.class_names, items)
     if predictions:
         write_predictions(predictions, result)
     if json:

@@ -69,7 +69,7 @@ def predict(
     if max_pixels:
         allow_pixels(max_pixels)
     items = find_images(images, _paths_on_stdin())
-    learned = load_learned(find_prompt(str(prompt)))
+    learned = load_learned(find_prompt(prompt))
     names = read_class_list(classnames) if classnames else learned.class_names
     backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
     classifier = Classifier(learned, backbone, names, open_cache(no_cache))
