@@ -252,6 +252,8 @@ def test_a_head(coop, photos, mini, tmp_path):
     for line, row in zip(lines, expected.tolist(), strict=True):
         given = {rank["class"]: rank["probability"] for rank in line["top"]}
         assert [given[name] for name in names] == pytest.approx(row, abs=1e-5)
+    right = [line["class"] == line["image"].split("/")[-2] for line in lines]
+    assert json.loads(ran(coop("eval", "head.safetensors", photos, "--json")))["top1"] == pytest.approx(sum(right) / 18)
 
 
 def test_wrong_commands(coop, run, photos, tmp_path):
