@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from coopcli.artifact import LearnedPrompt, load_prompt, write_atomically
+from coopcli.artifact import LearnedPrompt, load_prompt
 from coopcli.errors import CoopError, UsageError
 from coopcli.prompts import ContextSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import fuzz_prompts
 
-VALID = [fuzz_prompts.content_of(fuzz_prompts.example(csc)) for csc in (False, True)]
+VALID = [fuzz_prompts.content_of(learned) for learned in fuzz_prompts.EXAMPLES]
 ATTACKS = fuzz_prompts.attacks()
 
 
@@ -105,7 +106,7 @@ def test_a_hostile_file_is_refused(tmp_path, name):
     assert fuzz_prompts.verdict(tmp_path / "p") == "refused"
 
 
-def test_a_damaged_file_is_a_prompt_or_refused(tmp_path):
+def test_a_damaged_file_is_valid_or_refused(tmp_path):
     outcomes: Counter[str] = Counter()
 
     @settings(max_examples=1500, deadline=None, derandomize=True, database=None)
@@ -120,7 +121,7 @@ def test_a_damaged_file_is_a_prompt_or_refused(tmp_path):
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    (tmp_path / "metadata").write_bytes(ATTACKS["huge metadata"])
+    (tmp_path / "metadata").write_bytes(ATTACKS["prompt: huge metadata"])
     fuzz_prompts.write_huge(tmp_path / "numbers")
     monkeypatch.setattr("json.loads", lambda *_, **__: pytest.fail("it was parsed"))
     for name, reason in (("metadata", "header of 1048"), ("numbers", "file of 1073")):
@@ -129,18 +130,21 @@ def test_what_is_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
 
 
 def test_reading_takes_no_more_memory_than_the_file_and_a_bound(tmp_path):
-    """Many small values make the most of a header; a large context is kept once."""
+    """Many small values make the most of a header; a large context or cache is kept once."""
     large = prompt(context=torch.zeros(4, 2**23))  # 128 MiB
     large.save(tmp_path / "large")
-    (tmp_path / "much").write_bytes(ATTACKS["much small JSON"])
+    head = fuzz_prompts.example_head()
+    keys = dict(keys=torch.zeros(2**15, 2**10), values=torch.zeros(2**15, dtype=torch.long))  # 128 MiB
+    replace(head, weights=torch.zeros(2, 2**10), **keys).save(tmp_path / "cache")
+    (tmp_path / "much").write_bytes(ATTACKS["prompt: much small JSON"])
     code = (
         "import sys; from pathlib import Path; import fuzz_prompts as tool; tool.forget_peak(); start = tool.peak()\n"
-        "try: tool.load_prompt(Path(sys.argv[1]))\n"
+        "try: tool.load_learned(Path(sys.argv[1]))\n"
         "except tool.CoopError: print('refused')\n"
         "else: print('loaded')\n"
         "print(tool.peak() - start)"
     )
-    for name, outcome, bound in (("large", "loaded", 128 + 32), ("much", "refused", 200)):
+    for name, outcome, bound in (("large", "loaded", 128 + 32), ("cache", "loaded", 128 + 32), ("much", "refused", 200)):
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / name)], cwd=Path(fuzz_prompts.__file__).parent, capture_output=True,
             text=True, check=True,
@@ -173,16 +177,3 @@ def test_folders_and_links_that_lead_nowhere(tmp_path):
     for name in ("loop", "pipe", "x" * 5000, "a\0b"):
         with pytest.raises(UsageError):
             load_prompt(tmp_path / name)
-
-
-def test_a_write_that_fails_leaves_what_was(tmp_path, monkeypatch):
-    write_atomically(tmp_path / "file", b"before")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(CoopError, match="No space left"):
-        write_atomically(tmp_path / "file", b"after")
-    assert (tmp_path / "file").read_bytes() == b"before"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,4 +1,4 @@
-"""Damage prompt files in thousands of ways and load them: each is a valid prompt or is refused in one line.
+"""Damage prompt and head files in thousands of ways and load them: each is valid or is refused in one line.
 
     python tools/fuzz_prompts.py --seconds 600 --seed 1
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import random
 import re
 import sys
@@ -24,8 +25,9 @@ from typing import Any
 
 import torch
 
-from coopcli.artifact import LearnedPrompt, load_prompt
+from coopcli.artifact import LearnedPrompt, load_learned
 from coopcli.errors import CoopError
+from coopcli.head import MAX_KEYS, Head
 from coopcli.prompts import ContextSettings
 from coopcli.safefile import MAX_FILE, MAX_HEADER
 
@@ -47,9 +49,33 @@ def example(csc: bool = False) -> LearnedPrompt:
     )
 
 
-def content_of(prompt: LearnedPrompt) -> bytes:
+def example_head(bias: bool = True, keys: int = 3) -> Head:
+    """A small valid head of two classes and four numbers a feature."""
+    return Head(
+        method="tip-adapter" if keys else "linear-probe",
+        weights=torch.linspace(-1, 1, 8).view(2, 4),
+        class_names=("Stern ☆", "ring"),
+        folders=("s", "r"),
+        model="mini",
+        revision=None,
+        fingerprint="f" * 32,
+        training={"parameters": 8, "C": 0.1},
+        bias=torch.tensor([0.5, -0.5]) if bias else None,
+        keys=torch.linspace(-1, 1, 4 * keys).view(keys, 4) if keys else None,
+        values=torch.arange(keys) % 2 if keys else None,
+        alpha=1.0,
+        beta=5.5,
+    )
+
+
+EXAMPLES: list[LearnedPrompt | Head] = [
+    example(), example(csc=True), example_head(), example_head(bias=False), example_head(keys=0), example_head(False, 0)
+]  # fmt: skip
+
+
+def content_of(learned: LearnedPrompt | Head) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        prompt.save(Path(folder) / "p")
+        learned.save(Path(folder) / "p")
         return (Path(folder) / "p").read_bytes()
 
 
@@ -170,10 +196,19 @@ def damaged(choose: random.Random, content: bytes) -> bytes:
 
 
 def attacks() -> dict[str, bytes]:
-    """Hostile files by name; none of them is a prompt."""
-    content = content_of(example())
+    """Hostile files by name; none of them is a prompt or a head."""
+    made = {f"prompt: {name}": content for name, content in _attacks_on(example(), "context").items()}
+    made |= {f"head: {name}": content for name, content in _attacks_on(example_head(), "weights").items()}
+    return made | _attacks_on_context() | _attacks_on_cache()
+
+
+def _attacks_on(learned: LearnedPrompt | Head, name: str) -> dict[str, bytes]:
+    """What can be done to any file; `name` is one of its float tensors, the last in the file."""
+    content = content_of(learned)
     outer, entry, numbers = taken_apart(content)
-    tensor = outer["context"]
+    tensor = outer[name]
+    rows, width = tensor["shape"]
+    start, end = tensor["data_offsets"]
     made = {
         "huge metadata": put_together(outer, entry | {"training": {"x": "x" * 100 * 2**20}}, numbers),
         "much small JSON": put_together(f"[{'[],' * (MAX_HEADER // 3 - 2)}0]", None, numbers),
@@ -183,27 +218,32 @@ def attacks() -> dict[str, bytes]:
             outer, json.dumps(entry)[:-1] + ', "more": ' + "[" * 50_000 + "]" * 50_000 + "}", numbers
         ),
         "twofold key": put_together(outer, json.dumps(entry)[:-1] + ', "model": "other"}', numbers),
-        "twofold tensor": put_together(json.dumps(outer)[:-1] + f', "context": {json.dumps(tensor)}}}', None, numbers),
+        "twofold tensor": put_together(json.dumps(outer)[:-1] + f', "{name}": {json.dumps(tensor)}}}', None, numbers),
         "another tensor": put_together(outer | {"more": tensor}, None, numbers),
+        "no tensor": put_together({key: value for key, value in outer.items() if key != name}, None, numbers),
+        "tensor is no object": put_together(outer | {name: [4, 8]}, None, numbers),
         "entry is no text": put_together(outer | {"__metadata__": {"coop": entry}}, None, numbers),
         "metadata is a list": put_together(outer | {"__metadata__": ["coop"]}, None, numbers),
-        "no metadata": put_together({"context": tensor}, None, numbers),
-        "huge integer": put_together(outer, json.dumps(entry).replace('"shots": 16', '"shots": ' + "9" * 10_000), numbers),
+        "no metadata": put_together({name: tensor}, None, numbers),
+        "huge integer": put_together(
+            outer, json.dumps(entry).replace('"training": {', '"training": {"n": ' + "9" * 10_000 + ", "), numbers
+        ),
         "no numbers": put_together(outer, None, b""),
         "one byte more": content + b"\0",
         "one byte less": content[:-1],
         "NaN": put_together(outer, None, numbers[:-4] + b"\x00\x00\xc0\x7f"),
-        "infinity": put_together(outer, None, b"\x00\x00\x80\xff" + numbers[4:]),
+        "infinity": put_together(outer, None, numbers[:start] + b"\x00\x00\x80\xff" + numbers[start + 4 :]),
     }
     for length in (0, 9, len(content) - 8, len(content) - 7, 2**40, 2**63, 2**64 - 1):
         made[f"header of {length} bytes"] = length.to_bytes(8, "little") + content[8:]
     for key, values in {
-        "shape": [[2**40, 2**40], [-4, -8], [4, -8], [0, 8], [32], [4, 8, 1], [8, 4], [4, "8"], [[4, 8]], "4, 8", None, 32],
-        "dtype": ["F16", "BF16", "I32", "F64", "f32", None, 4, []],
-        "data_offsets": [[0, 2**62], [-1, 128], [4, 128], [128, 0], [0, 64], [0], None, "0"],
-    }.items():
+        "shape": [[2**40, 2**40], [-rows, -width], [rows, -width], [0, width], [rows * width], [rows, width, 1], [width, rows],
+                  [rows, str(width)], [[rows, width]], f"{rows}, {width}", None, rows * width],
+        "dtype": ["F16", "BF16", "I32", "I64", "F64", "f32", None, 4, []],
+        "data_offsets": [[0, 2**62], [-1, end], [start + 4, end], [end, start], [start, end - 64], [start], None, "0"],
+    }.items():  # fmt: skip
         for value in values:
-            made[f"{key} {value}"] = put_together(outer | {"context": tensor | {key: value}}, None, numbers)
+            made[f"{key} {value}"] = put_together(outer | {name: tensor | {key: value}}, None, numbers)
     odd = {
         "format_version": [0, -1, 2, 1.0, True, "1", None, [], 10**400],
         "class_names": ["ab", [], ["a"], ["a", 1], ["a", None], ["a", ["b"]], {"a": 1, "b": 2}, None, 2, ["a", "\ud800"],
@@ -214,10 +254,22 @@ def attacks() -> dict[str, bytes]:
         "fingerprint": [None, 1, "\ud800"],
         "training": [None, [], "x", 1, {"deep": {"\ud800": 1}}],
     }  # fmt: skip
+    return made | _with_entries(outer, entry, numbers, odd)
+
+
+def _with_entries(outer: Any, entry: Any, numbers: bytes, odd: dict[str, list[Any]]) -> dict[str, bytes]:
+    """The file with each odd value in an entry of its header, and without that entry."""
+    made = {}
     for key, values in odd.items():
         for value in [*values, ...]:
             changed = {**entry, key: value} if value is not ... else {k: v for k, v in entry.items() if k != key}
             made[f"{key} {str(value)[:40]!a}"] = put_together(outer, changed, numbers)
+    return made
+
+
+def _attacks_on_context() -> dict[str, bytes]:
+    outer, entry, numbers = taken_apart(content_of(example()))
+    made = _with_entries(outer, entry, numbers, {"context": [[], None, "middle", ["n_ctx", "position", "csc"], {"n_ctx": 4}]})
     settings = entry["context"]
     for key, values in {
         "n_ctx": [0, -4, 4.0, "4", None, True, [4], 5, 3, 1000, 2**70],
@@ -227,13 +279,40 @@ def attacks() -> dict[str, bytes]:
     }.items():
         for value in values:
             made[f"context.{key} {value}"] = put_together(outer, entry | {"context": settings | {key: value}}, numbers)
-    for value in ([], None, "middle", ["n_ctx", "position", "csc"], {"n_ctx": 4}):
-        made[f"context {value}"] = put_together(outer, entry | {"context": value}, numbers)
+    made["prompt: named a head"] = put_together(outer, entry | {"method": "tip-adapter"}, numbers)
+    return made
+
+
+def _attacks_on_cache() -> dict[str, bytes]:
+    """What can be done to a head's bias, keys and values, and to the model that it names."""
+    outer, entry, numbers = taken_apart(content_of(example_head()))
+    wide = [None, "1", [], {}, True, -1, 2 * 10**6, 10**400, float("nan"), float("inf"), -float("inf")]
+    odd = {
+        "method": [None, 1, [], "x" * 10_000, "\ud800"],
+        "own_model": [None, 0, 1, "model", "../model", [], True],  # True: and there is no such folder
+        "bias": [None, 0, 1, "yes", [], False],
+        "keys": [None, -1, 0, 1, 2, 4, 3.0, "3", True, [], MAX_KEYS, 2**63, 10**400],
+        "alpha": wide,
+        "beta": wide,
+    }
+    made = {f"head: {name}": content for name, content in _with_entries(outer, entry, numbers, odd).items()}
+    for label in (-1, 2, 2**31, 2**63 - 1, -(2**63)):
+        made[f"head: a key of class {label}"] = put_together(
+            outer, None, label.to_bytes(8, "little", signed=True) + numbers[8:]
+        )
+    for name in ("values", "bias", "keys", "weights"):
+        made[f"head: no {name}"] = put_together({key: value for key, value in outer.items() if key != name}, None, numbers)
+        for other in ("values", "bias", "keys", "weights"):
+            if other != name:
+                made[f"head: {name} where {other} lie"] = put_together(outer | {name: outer[other]}, None, numbers)
+    for name in ("bias", "keys"):
+        start = outer[name]["data_offsets"][0]
+        made[f"head: NaN in {name}"] = put_together(outer, None, numbers[:start] + b"\x00\x00\xc0\x7f" + numbers[start + 4 :])
     return made
 
 
 def write_huge(path: Path) -> None:
-    """A valid file over the bound; it has holes, so that it takes no room."""
+    """A valid prompt over the bound; it has holes, so that it takes no room."""
     width = MAX_FILE // 16
     outer, entry, _ = taken_apart(content_of(example()))
     outer["context"] |= {"shape": [4, width], "data_offsets": [0, 16 * width]}
@@ -247,23 +326,46 @@ def write_huge(path: Path) -> None:
 
 
 def verdict(path: Path) -> str:
-    """`loaded` or `refused`. Raises what load_prompt should not have raised, AssertionError for a prompt that is none."""
+    """`loaded` or `refused`. Raises what load_learned should not raise, AssertionError for what it should have refused."""
     began = time.process_time()
     try:
-        prompt = load_prompt(path)
+        learned = load_learned(path)
     except CoopError as error:
         assert str(path) in str(error) and "\n" not in str(error) and len(str(error)) < 1000, "not one line that names the file"
         outcome = "refused"
     else:
-        names, folders, how = prompt.class_names, prompt.folders, prompt.settings
-        assert len(names) == len(folders) > 0 and isinstance(prompt.training, dict)
-        assert type(how.n_ctx) is int and type(how.csc) is bool and how.position in ("end", "middle", "front")
-        assert [*prompt.context.shape[:-1]] == [len(names)] * how.csc + [how.n_ctx]
-        assert prompt.context.dtype == torch.float32 and prompt.context.isfinite().all() and prompt.context.numel()
-        "".join([*names, *folders, prompt.model, prompt.revision or "", prompt.fingerprint]).encode()
+        names, folders = learned.class_names, learned.folders
+        assert len(names) == len(folders) > 0 and isinstance(learned.training, dict)
+        "".join([*names, *folders, learned.model, learned.revision or "", learned.fingerprint]).encode()
+        (_check_head if isinstance(learned, Head) else _check_prompt)(learned)
         outcome = "loaded"
     assert time.process_time() - began < SLOW, "a hang"
     return outcome
+
+
+def _check_prompt(prompt: Any) -> None:
+    how = prompt.settings
+    assert type(how.n_ctx) is int and type(how.csc) is bool and how.position in ("end", "middle", "front")
+    assert [*prompt.context.shape[:-1]] == [len(prompt.class_names)] * how.csc + [how.n_ctx]
+    _check_floats(prompt.context)
+
+
+def _check_head(head: Any) -> None:
+    n_classes, width = head.weights.shape
+    head.method.encode()
+    assert n_classes == len(head.class_names) and math.isfinite(head.alpha) and math.isfinite(head.beta)
+    assert (head.keys is None) == (head.values is None)
+    for tensor, shape in ((head.weights, (n_classes, width)), (head.bias, (n_classes,)), (head.keys, (-1, width))):
+        if tensor is not None:
+            assert tensor.shape == tensor.view(shape).shape
+            _check_floats(tensor)
+    if head.values is not None:
+        assert head.values.dtype == torch.int64 and head.values.shape == head.keys.shape[:1]
+    assert head.logits(torch.zeros(1, width)).shape == (1, n_classes)  # reads and writes where it may
+
+
+def _check_floats(tensor: torch.Tensor) -> None:
+    assert tensor.dtype == torch.float32 and tensor.isfinite().all() and tensor.numel()
 
 
 def peak() -> float:
@@ -283,7 +385,7 @@ def run(folder: Path, seconds: float, seed: int) -> tuple[Counter[str], float]:
     Raises for an outcome that must not be, and leaves its file in the folder.
     """
     choose, seen = random.Random(seed), Counter[str]()
-    valid = [content_of(example(csc)) for csc in (False, True)]
+    valid = [content_of(learned) for learned in EXAMPLES]
     write_huge(folder / "huge")
     for number, content in enumerate(attacks().values()):
         (folder / f"{number}").write_bytes(content)
