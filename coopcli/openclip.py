@@ -57,7 +57,8 @@ class OpenClipModel(torch.nn.Module):
         """Image features [B, p] of normalised pixels [B, 3, s, s], as the `pooler_output`."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        parts = pixel_values.split(STEADY if pixel_values.device.type == "cpu" else len(pixel_values))
+        steady = pixel_values.device.type == "cpu" and not torch.compiler.is_exporting()  # a graph is for any number
+        parts = pixel_values.split(STEADY) if steady else [pixel_values]
         return BaseModelOutputWithPooling(pooler_output=torch.cat([self.visual(part) for part in parts]))
 
 

@@ -2,8 +2,8 @@
 
     python examples/predict_without_torch.py classifier.onnx PICTURE...
 
-Copy it to where the file is to run. The preprocessing is CLIP's: the shorter side resized to s pixels, bicubic, then the
-central s x s pixels; all else is part of the file.
+Copy it to where the file is to run. The preprocessing is CLIP's: the shorter side resized, bicubic, and the centre cut out;
+all else is part of the file.
 """
 
 import json
@@ -14,12 +14,11 @@ import onnxruntime
 from PIL import Image
 
 
-def pixels(path: str, side: int) -> np.ndarray:
-    """uint8 [side, side, 3]."""
+def pixels(path: str, shorter: int, side: int) -> np.ndarray:
+    """uint8 [side, side, 3], from the image with its shorter side resized."""
     image = Image.open(path).convert("RGB")
     width, height = image.size
-    shorter = min(width, height)
-    width, height = side * width // shorter, side * height // shorter
+    width, height = shorter * width // min(width, height), shorter * height // min(width, height)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - side) / 2), round((height - side) / 2)
     return np.asarray(image.crop((left, top, left + side, top + side)))
@@ -29,8 +28,8 @@ def main(classifier: str, *pictures: str) -> None:
     session = onnxruntime.InferenceSession(classifier, providers=["CPUExecutionProvider"])
     told = session.get_modelmeta().custom_metadata_map
     names, preprocessing = json.loads(told["class_names"]), json.loads(told["preprocessing"])
-    side = preprocessing["size"]["shortest_edge"]
-    batch = np.stack([pixels(picture, side) for picture in pictures])
+    shorter, side = preprocessing["size"]["shortest_edge"], preprocessing["crop_size"]["height"]
+    batch = np.stack([pixels(picture, shorter, side) for picture in pictures])
     (probabilities,) = session.run(["probabilities"], {"pixels": batch})
     for picture, row in zip(pictures, probabilities, strict=True):
         print(f"{picture}: {names[row.argmax()]} {row.max():.1%}")

@@ -19,6 +19,7 @@ from coopcli import export
 from coopcli.classifier import Classifier
 from coopcli.errors import CoopError
 from coopcli.head import Head
+from coopcli.openclip import OpenClipModel
 from coopcli.pixels import prepare
 
 EXAMPLE = (
@@ -84,7 +85,7 @@ def test_the_examples_preprocessing_is_coops(mini, tmp_path_factory, width, heig
     path = tmp_path_factory.mktemp("picture") / "a.png"
     write_picture(path, size=(width, height), seed=seed)
     expected = prepare(mini.image_processor, 48, path.read_bytes(), "a.png", b"", [None])[0]
-    assert np.array_equal(EXAMPLE["pixels"](str(path), 48).transpose(2, 0, 1), expected)
+    assert np.array_equal(EXAMPLE["pixels"](str(path), 48, 48).transpose(2, 0, 1), expected)
 
 
 def test_the_example_predicts_what_coop_predicts(classifier, content, photos, tmp_path, capsys):
@@ -104,7 +105,7 @@ def test_the_command(coop, mini, photos, tmp_path):
     told = json.loads(ran(coop("export", "run", "--output", "here/a.onnx", "--json")))
     written = (tmp_path / "here" / "a.onnx").read_bytes()
     assert told["difference"] < 1e-5 and told["bytes"] == len(written) and told["class_names"] == list(NAMES)
-    pixels = np.stack([EXAMPLE["pixels"](str(path), 48) for path in sorted(photos.rglob("*.png"))])
+    pixels = np.stack([EXAMPLE["pixels"](str(path), 48, 48) for path in sorted(photos.rglob("*.png"))])
     (found,) = session_of(written).run(None, {"pixels": pixels})
     assert found == pytest.approx(Classifier(learned_prompt(mini), mini).predict_proba(pixels), abs=1e-5)
     failed(coop("export", "nowhere"), 2, "nowhere")
@@ -112,6 +113,19 @@ def test_the_command(coop, mini, photos, tmp_path):
 
 def test_same_classifier_same_bytes(classifier, content):
     assert export.onnx_bytes(classifier) == content
+
+
+def test_a_tower_of_open_clip(mini):
+    """Any number of pictures, though outside of a graph it takes them in parts of equal size."""
+    visual = torch.nn.Sequential(torch.nn.Conv2d(3, 24, 8, 8), torch.nn.Flatten(), torch.nn.Linear(24 * 36, 128))
+    clip = dataclasses.replace(mini, model=OpenClipModel(visual, mini.model, mini.model.logit_scale), fingerprint="0" * 32)
+    head = Head("linear-probe", torch.randn(3, 128), NAMES, NAMES, "open_clip:x/y", None, clip.fingerprint, {})
+    classifier = Classifier(head, clip)
+    session = session_of(export.onnx_bytes(classifier))
+    for n in (1, 19):
+        pixels = np.random.default_rng(n).integers(0, 256, (n, 48, 48, 3), dtype=np.uint8)
+        (found,) = session.run(None, {"pixels": pixels})
+        assert found == pytest.approx(classifier.predict_proba(pixels), abs=1e-5)
 
 
 def test_what_goes_wrong(coop, mini, tmp_path, classifier, content, monkeypatch):
