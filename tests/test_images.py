@@ -1,10 +1,13 @@
-import json
+import os
+from pathlib import Path
 
 import pytest
 from conftest import write_picture
 
+from coopcli.cache import FeatureCache
 from coopcli.errors import CoopError, UsageError
-from coopcli.images import load_data, load_split_file
+from coopcli.features import readable_features
+from coopcli.images import load_data
 
 
 def test_flat_folder(photos):
@@ -68,86 +71,79 @@ def test_one_class_only(tmp_path):
         load_data(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ['{"red": "crimson"}', "red\tcrimson\n", '["blue", "green", "crimson"]'])
-def test_classnames(photos, tmp_path, text):
-    (tmp_path / "names").write_text(text)
-    data = load_data(str(photos), classnames=tmp_path / "names")
-    assert data.class_names == ("blue", "green", "crimson")
-    assert data.folders == ("blue", "green", "red")
+# ------------------------------------------------------------------------------------------------ what lies in folders
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [('["one"]', "lists 1 names for 3"), ("red crimson", "folder<TAB>name"), ('{"a": "b"}', "names none"), ("7", "must hold")],
-)
-def test_bad_classnames(photos, tmp_path, text, reason):
-    (tmp_path / "names").write_text(text)
-    with pytest.raises(UsageError, match=reason):
-        load_data(str(photos), classnames=tmp_path / "names")
+def test_splits_without_class_folders(photos):
+    for split in ("train", "test"):
+        write_picture(photos.parent / "flat" / split / "0.png")
+    with pytest.raises(CoopError, match=r"are splits \(test, train\) without class folders"):
+        load_data(str(photos.parent / "flat"))
 
 
-def test_missing_classnames(photos, tmp_path):
-    with pytest.raises(UsageError, match="cannot be read"):
-        load_data(str(photos), classnames=tmp_path / "names")
+def test_only_a_train_split(split_photos):
+    for split in ("val", "test"):
+        (split_photos / split).rename(split_photos.parent / split)
+    data = load_data(str(split_photos))
+    assert list(data.splits) == ["train"] and data.class_names == ("blue", "green", "red")
 
 
-def split_file(folder, rows):
-    path = folder / "split_zhou_Toys.json"
-    path.write_text(json.dumps(rows))
-    return path
+def test_links_to_folders(photos, tmp_path):
+    """A class may be one, and within a class there may be some; each folder counts once."""
+    for name in ("elsewhere", "more"):
+        write_picture(tmp_path / name / "1.png")
+    (photos / "yellow").symlink_to(tmp_path / "elsewhere")
+    (photos / "red" / "more").symlink_to(tmp_path / "more")
+    (photos / "red" / "again").symlink_to(tmp_path / "more")
+    (tmp_path / "more" / "back").symlink_to(tmp_path / "more")
+    data = load_data(str(photos))
+    assert data.class_names == ("blue", "green", "red", "yellow")
+    assert [item.name for item in data.splits["all"][12:]] == [
+        *(f"red/{i}.png" for i in range(6)), "red/again/1.png", "yellow/1.png",
+    ]  # fmt: skip
 
 
-def test_split_file(photos, tmp_path):
-    train = [["red/0.png", 1, "Deep Red"], ["blue/0.png", 0, "Sea Blue"]]
-    path = split_file(tmp_path, {"train": train, "val": [], "test": [["red/1.png", 1, "Deep Red"]]})
-    data = load_data(str(path), images_root=photos)
-    assert (data.name, data.class_names, data.folders) == ("Toys", ("Sea Blue", "Deep Red"), ("blue", "red"))
-    assert list(data.splits) == ["train", "test"]
-    assert data.splits["train"][0].read() == (photos / "red/0.png").read_bytes()
+def test_links_to_images(photos, tmp_path):
+    (photos / "red" / "linked.png").symlink_to(photos / "blue" / "0.png")
+    (photos / "red" / "nothing.png").symlink_to(tmp_path / "nothing")
+    items = {item.name: item for item in load_data(str(photos)).splits["all"]}
+    assert items["red/linked.png"].read() == (photos / "blue" / "0.png").read_bytes()
+    with pytest.raises(CoopError, match="is not there"):  # not passed over: an image is missing
+        items["red/nothing.png"].read()
 
 
-def test_split_file_image_that_is_not_there(tmp_path):
-    data = load_split_file(split_file(tmp_path, {"train": [["a/0.png", 0, "a"], ["b/0.png", 1, "b"]]}))
-    with pytest.raises(CoopError, match="is that the right folder"):
-        data.splits["train"][0].read()
+def test_a_folder_that_this_user_may_not_read(photos, monkeypatch):
+    true = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return true(path)
+
+    (photos / "red" / "deep").mkdir()
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read all
+    with pytest.raises(CoopError, match=r'folder ".*red/deep" cannot be read: Permission denied'):
+        load_data(str(photos))
 
 
-@pytest.mark.parametrize(
-    "rows", [[1, 2], {"train": [["a", 0]]}, {"train": [["a", 1, "b"]]}, {"train": [["a", 0, "b"], ["c", 0, "d"]]}, {}]
-)
-def test_bad_split_files(tmp_path, rows):
-    with pytest.raises(CoopError):
-        load_data(str(split_file(tmp_path, rows)))
-
-
-def test_split_file_with_a_wrong_root(tmp_path):
-    with pytest.raises(UsageError, match="--images"):
-        load_data(str(split_file(tmp_path, {"train": []})), images_root=tmp_path / "nowhere")
-
-
-def test_local_data_set_of_the_datasets_library(photos, tmp_path):
-    import datasets
-
-    paths = [str(path) for path in sorted(photos.rglob("*.png"))]
-    labels = [["blue", "green", "red"].index(path.split("/")[-2]) for path in paths]
-    features = datasets.Features({"picture": datasets.Image(), "colour": datasets.ClassLabel(names=["Blue", "Green", "Red"])})
-    table = datasets.Dataset.from_dict({"picture": paths, "colour": labels}, features=features)
-    datasets.DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "saved")
-    data = load_data(str(tmp_path / "saved"))
-    assert data.class_names == ("Blue", "Green", "Red")
-    assert {split: len(items) for split, items in data.splits.items()} == {"train": 18, "val": 18}
-    item = data.splits["train"][7]
-    assert item.label == labels[7] and item.read() == (photos / "green" / "1.png").read_bytes()
-
-
-def test_data_set_without_class_labels(tmp_path):
-    import datasets
-
-    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(UsageError, match="no column that is known to hold images; say --image-column, one of: text"):
-        load_data(str(tmp_path / "saved"))
-
-
-def test_unknown_hub_id():
-    with pytest.raises(UsageError, match="is no folder here, and no data set"):
-        load_data("nobody/nothing")
+def test_files_of_every_kind_in_one_folder(mini, tmp_path, caplog):
+    """What can be read is, under its own name; the rest is counted, and nothing hangs."""
+    red, blue = tmp_path / "photos" / "red", tmp_path / "photos" / "blue"
+    good = ["a b.png", "ü中.JPG", "new\nline.png", "[red].png", "'\".png", " .png"]
+    for k, name in enumerate(good):
+        write_picture(red / "0.png", seed=k)
+        (red / "0.png").rename(red / name)  # a PNG by its bytes, whatever its ending
+    write_picture(blue / "0.png")
+    content = (blue / "0.png").read_bytes()
+    with open(os.fsencode(red) + b"/\xff.png", "wb") as file:  # noqa: PTH123
+        file.write(content)
+    (red / "folder.png").mkdir()
+    (red / "empty.png").write_bytes(b"")
+    (red / "half.png").write_bytes(content[: len(content) // 2])
+    (red / "page.gif").write_text("<html>")
+    os.mkfifo(red / "pipe.jpg")
+    (red / "link.png").symlink_to(red / "link.png")
+    items = load_data(str(tmp_path / "photos")).splits["all"]
+    kept, features = readable_features(mini, items, FeatureCache(None))
+    assert {item.name for item in kept} == {"blue/0.png", "red/\\udcff.png", *(f"red/{name}" for name in good)}
+    assert features.shape == (8, 128) and "5 of 13 images are skipped" in caplog.text
