@@ -76,7 +76,7 @@ def from_datasets(loaded: Any, name: str = "data", image_column: str | None = No
     for split, table in tables.items():
         try:
             images = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, NotImplementedError) as error:
             raise CoopError(f'column "{image}" of {name} holds no images but {features[image]}') from error
         items = tuple(
             ImageItem(f"{split}/{row}", label_of[value], _row_reader(images, row, image, f"{split}/{row}"))
