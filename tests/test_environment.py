@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_picture
+from PIL import Image
 
 from coopcli.artifact import LearnedPrompt, load_prompt
 from coopcli.cli import console
@@ -228,3 +229,38 @@ def test_an_error_is_one_line_of_plain_text(tmp_path, monkeypatch, capsys):
         __main__.main()
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and ESCAPED in err and not console.UNPRINTABLE.search(err[:-1])
+
+
+# ---------------------------------------------------------------------------------------------------- images and paths
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A table that Windows wrote, of 70 images: enough for worker processes. One is broken, one makes Pillow talk."""
+    rows = [f".\\{colour}\\{i}.png;{colour}" for colour in ("red", "blue") for i in range(35)]
+    for k, row in enumerate(rows):
+        write_picture(tmp_path / row.partition(";")[0][2:].replace("\\", "/"), seed=k)
+    (tmp_path / "red" / "7.png").write_bytes(b"")
+    palette = Image.open(tmp_path / "red" / "8.png").convert("P")
+    palette.save(tmp_path / "red" / "8.png", transparency=bytes(range(256)))
+    (tmp_path / "list.csv").write_text("\n".join(["File;Class", *rows]))
+
+
+def test_a_table_of_windows_with_a_broken_image(coop, listed, tmp_path):
+    variables = {"COOP_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    code, out, err = coop("zeroshot", "list.csv", "--model", "mini", "--json", **variables)
+    assert code == 0 and json.loads(out)["n"] == 69
+    assert err == 'note: 1 of 70 images are skipped; the first: image "red/7.png" cannot be read: it is empty\n'
+    code, _, err = coop("zeroshot", "list.csv", "--model", "mini", "--max-pixels", "1000", "--no-cache", **variables)
+    assert code == 1 and "none of 70 images can be read" in err and "(1600 pixels) exceeds limit of 1000 pixels" in err
+
+
+def test_fit_stops_at_a_broken_image_unless_told_otherwise(coop, listed, tmp_path):
+    fit = ["fit", "list.csv", "--model", "mini", "--shots", "all", "--epochs", "1", "--views", "1", "-o", "run"]
+    variables = {"COOP_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    code, out, err = coop(*fit, **variables)
+    assert (code, out) == (1, "") and 'coop: image "red/7.png" cannot be read: it is empty' in err.splitlines()
+    assert not (tmp_path / "run").exists()
+    code, _, err = coop(*fit, "--on-error", "skip", **variables)
+    assert code == 0 and "1 of 70 images are skipped" in err
+    assert len(json.loads((tmp_path / "run" / "fewshot.json").read_text())["train"]) == 69
