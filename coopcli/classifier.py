@@ -24,13 +24,13 @@ from .features import image_features, stream_features
 from .head import Head
 from .hub import prompt_path
 
-MEMORY = 2**26  # bytes that features in memory may take: those of 30,000 images
+MEMORY = 2**24  # bytes that features in memory may take: those of 8,000 images
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 
 
 class CLIP(Backbone):
-    """A frozen CLIP by its name: a hub id, a local folder, or `mini`, the small embedded one.
+    """A frozen CLIP by its name: a hub id, a local folder, `open_clip:ARCH/WEIGHTS`, or `mini`, the small embedded one.
 
     `device` is auto, cpu or cuda, `dtype` of the towers float32 or bfloat16. Raises CoopError when it cannot be had, as
     `load_backbone` does.

@@ -2,10 +2,11 @@
 
     python examples/classify.py prompt.safetensors PHOTOS
 
-PROMPT may be user/name on the hub, too. It names its CLIP, which is loaded with it.
+PHOTOS holds a folder for each class. The prompt names its CLIP, which is loaded with it; it may be user/name on the hub.
 """
 
 import sys
+from pathlib import Path
 
 from PIL import Image
 
@@ -14,12 +15,10 @@ from coopcli import Prompt, evaluate, load_data
 
 def main(prompt_file: str, photos: str) -> None:
     prompt = Prompt.load(prompt_file)
-    data = load_data(photos)
-    items = data.split("test", "all")
-    paths = [item.path for item in items]
+    paths = sorted(Path(photos).glob("*/*"))
     print("classes:", ", ".join(prompt.classes_))
     print("the first three:", ", ".join(prompt.predict(paths[:3])))
-    print("accuracy:", prompt.score(paths, [data.class_names[item.label] for item in items]))
+    print("accuracy:", prompt.score(paths, [path.parent.name for path in paths]))
 
     picture = Image.open(paths[0]).rotate(90)
     best = prompt.predict_proba(picture)[0].argmax()
@@ -29,8 +28,8 @@ def main(prompt_file: str, photos: str) -> None:
     among = Prompt(prompt.learned, prompt.clip, ["a sunny day", "a rainy day"])
     print("the weather in it:", among.predict(paths[0])[0])
 
-    # By class, and which class is taken for which, with the data's own classes.
-    print("macro average:", evaluate(prompt, data).metrics.macro)
+    # Accuracy by class, and which class is taken for which, among the data's own classes.
+    print("macro average:", evaluate(prompt, load_data(photos)).metrics.macro)
 
 
 if __name__ == "__main__":

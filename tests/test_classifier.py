@@ -124,8 +124,9 @@ def test_evaluate(prompt, mini, split_photos):
     assert evaluate(Classifier(some_head(mini), mini), data).class_names == ("blue", "green", "red")
 
 
-def test_features_in_memory_are_bounded(prompt, monkeypatch):
-    assert prompt.cache.path is None and prompt.cache.max_bytes() == 2**26
+def test_features_in_memory_are_bounded(prompt, mini, tmp_path):
+    assert prompt.cache.path is None and prompt.cache.max_bytes() == 2**24
+    assert Prompt(prompt.learned, mini, cache=FeatureCache(tmp_path)).cache.max_bytes() is None
 
 
 def test_what_is_refused(prompt, mini, photos):
