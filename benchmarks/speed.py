@@ -28,12 +28,12 @@ import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from coopcli.images import load_split_file
-from coopcli.interpret import byte_letters
 from coopcli.linear import FrozenLinear
 from coopcli.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context
 from coopcli.templates import TEMPLATE_SETS
 from coopcli.text_encoder import TextEncoder
 from coopcli.training import Recipe, TrainingState, train_context
+from coopcli.vocabulary import byte_letters
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracle

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .errors import CoopError, UsageError
 from .hub import prepare_hub
+from .vocabulary import byte_letters
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPTextModelWithProjection, CLIPTokenizer
@@ -212,8 +213,6 @@ def openai_tokenizer() -> CLIPTokenizer:
     table = Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(table.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 1 + N_MERGES]]  # the first line is a remark
-    from .interpret import byte_letters  # which needs a backbone, and backbones this module
-
     letters = list(byte_letters().values())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
