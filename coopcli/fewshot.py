@@ -46,12 +46,12 @@ def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Class
     """
     test = test_items(dataset)
     val = () if test is dataset.splits.get("val") else dataset.splits.get("val", ())
-    train, val = few_shot_lists(dataset.split("train", "all"), val, shots, seed)
+    train, val_drawn = few_shot_lists(dataset.split("train", "all"), val, shots, seed)
     drawn = {item.name for item in train}
     kept = half(dataset, classes)
     labels = label_range(len(dataset.class_names), classes)
-    left = [item for item in test if item.name not in drawn]
-    of_half = (with_labels(items, labels) for items in (train, val, left))
+    left = tuple(item for item in test if item.name not in drawn)
+    of_half = (with_labels(items, labels) for items in (train, val_drawn, left))
     return FewShot(dataset.name, shots, seed, classes, kept.class_names, kept.folders, *of_half)
 
 

@@ -7,7 +7,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,11 +17,12 @@ from .artifact import LearnedPrompt
 from .backbone import Backbone
 from .cache import FeatureCache
 from .checkpoint import load_checkpoint, save_checkpoint
+from .datacheck import count_traps, leak_traps, warn
 from .errors import CoopError, UsageError
 from .evaluation import Evaluation, evaluate_logits, hand_written_features, learned_features
-from .features import image_features, view_features
+from .features import OnError, readable_features, view_features
 from .fewshot import Classes, FewShot, draw_few_shot
-from .images import DataSet, ImageItem
+from .images import DataSet
 from .prompts import ContextSettings, Prompt, context_prompts, random_context, word_context
 from .templates import DEFAULT_TEMPLATE
 from .text_encoder import TextEncoder
@@ -78,26 +78,33 @@ def fit(
     class_chunk: int | None = None,
     watch: Watch | None = None,
     checkpoint: Path | None = None,
+    on_error: OnError = "fail",
 ) -> Fit:
     """Learn a prompt from `shots` images per class (None: all) and compare it with a hand-written template.
 
     The recipe is by default the paper's. The accuracy is that on the test split, or, where the data knows no splits, on the
-    images not trained on. For the other arguments and what is raised see `learn_prompt`.
+    images not trained on. With `on_error` "skip", images that cannot be read are left out of both. For the other arguments
+    and what is raised see `learn_prompt`.
     """
     cache, watch = cache or FeatureCache(None), watch or Watch()
     data = draw_few_shot(dataset, shots, seed, classes)
     hand_written = hand_written_features(backbone, [template], data.class_names, cache)
-    _warn_of_small_classes(data)
-    _warn_of_leaks(data.train, data.test)
     recipe = recipe or paper_recipe(shots, len(data.class_names))
+    settings = settings or ContextSettings()
+    _initial_context(backbone, settings, len(data.class_names), init, seed)  # what contradicts is refused first
+    _warn_of_small_classes(data)
+    if data.test:
+        warn([*count_traps(data.class_names, data.test, "test images"), *leak_traps(data.train, data.test)])
+    if on_error == "skip":
+        data = replace(data, train=readable_features(backbone, data.train, cache)[0])
     learned = learn_prompt(backbone, data, recipe, settings, init, cache, class_chunk, watch, checkpoint)
 
     started = time.perf_counter()
     names, learned_test, hand_written_test = data.class_names, None, None
     if data.test:
-        images = image_features(backbone, data.test, cache, lambda *n: watch.on_images("test images", *n))
+        test, images = readable_features(backbone, data.test, cache, on_error, lambda *n: watch.on_images("test images", *n))
         learned_test, hand_written_test = (
-            evaluate_logits(backbone.logit_scale * images @ class_features.T, names, data.test)
+            evaluate_logits(backbone.logit_scale * images @ class_features.T, names, test)
             for class_features in (learned_features(backbone, learned.prompt, names), hand_written)
         )
     else:
@@ -246,20 +253,6 @@ def _train(
         torch.cuda.empty_cache()
         logger.warning("the GPU's memory is full; going on with %d classes at a time (--class-chunk %d)", chunk, chunk)
         state = replace(state, class_chunk=chunk)
-
-
-def _warn_of_leaks(train: Sequence[ImageItem], test: Sequence[ImageItem]) -> None:
-    """Say when test images are among those trained on, whatever their names."""
-    with ThreadPoolExecutor() as threads:
-        digests = list(threads.map(lambda item: hashlib.sha256(item.read()).digest(), [*train, *test]))
-    trained_on = dict(zip(digests, train, strict=False))
-    leaks = [(item, trained_on[key]) for item, key in zip(test, digests[len(train) :], strict=True) if key in trained_on]
-    if leaks:
-        item, twin = leaks[0]
-        logger.warning(
-            "%d of %d test images are also trained on, to the byte (first: %s is %s); the accuracy is too good by that",
-            len(leaks), len(test), item.name, twin.name,
-        )  # fmt: skip
 
 
 def _warn_of_small_classes(data: FewShot) -> None:

@@ -151,7 +151,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def pick_column(source: object, columns: Iterable[str], kind: str, chosen: str | None) -> str:
     """The chosen column. Raises UsageError, with those that there are, when it is None or not there."""
-    if chosen in columns:
+    columns = list(columns)
+    if chosen is not None and chosen in columns:
         return chosen
     wrong = "no column that is known to hold" if chosen is None else f'no column "{chosen}" for'
     raise UsageError(f'"{source}" has {wrong} {kind}s; say --{kind}-column, one of: {", ".join(columns)}')

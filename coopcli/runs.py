@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from typing import Any
 import torch
 
 from .artifact import write_atomically
+from .card import kept_card, model_card
+from .config import changes, read_settings, to_toml
 from .errors import UsageError
 from .fitting import Fit
 from .memory import peak_memory
 from .version import __version__
+
+SETTINGS = "settings.toml"
 
 
 def checkpoint_of(folder: Path) -> Path:
@@ -25,21 +30,21 @@ def checkpoint_of(folder: Path) -> Path:
     return folder / "checkpoint.safetensors"
 
 
-def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> None:
+def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, free: Collection[str] = ()) -> None:
     """Make sure that a run of these settings may go on or begin in this folder; `overwrite` makes it begin anew.
 
-    Raises UsageError, with the settings that differ, when the folder holds a run of other settings.
+    Those in `free` may be others than before. Raises UsageError, with the settings that differ, when the folder holds a
+    run of other settings.
     """
-    path = folder / "settings.json"
+    path = folder / SETTINGS
     if overwrite:
         checkpoint_of(folder).unlink(missing_ok=True)
     elif path.exists() or (folder / "prompt.safetensors").exists():
         try:
-            before = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
+            before = read_settings(path)
+        except UsageError:
             before = {}
-        changed = [f"{key}: {before.get(key)} -> {settings[key]}" for key in settings if before.get(key) != settings[key]]
-        if changed:
+        if changed := changes(*({key: value for key, value in of.items() if key not in free} for of in (before, settings))):
             raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
 
 
@@ -53,25 +58,27 @@ def versions() -> dict[str, str]:
     return {"coop": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def provenance(device: str = "cpu") -> dict[str, Any]:
+def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Where a result file comes from: the command line, versions, the machine, and the memory taken at most, in bytes."""
+    device = torch.device(device)
     return {
         "command_line": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": versions(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, {device}",
-        "peak_memory": peak_memory(torch.device(device)),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, {device.type}",
+        "peak_memory": peak_memory(device),
     }
 
 
 def begin_run(folder: Path, settings: dict[str, Any]) -> None:
-    """Write settings.json, by which later commands know the run. Raises CoopError when it cannot be written."""
+    """Write settings.toml, by which later commands know the run. Raises CoopError when it cannot be written."""
     for left_over in folder.glob(".*.partial"):  # by a process that was killed while it wrote
         left_over.unlink(missing_ok=True)
-    write_atomically(folder / "settings.json", f"{json.dumps(settings, indent=2, ensure_ascii=False)}\n".encode())
+    text = f"# coop fit --config {SETTINGS} repeats this run\n\n{to_toml(settings)}"
+    write_atomically(folder / SETTINGS, text.encode())
 
 
-def write_run(folder: Path, result: Fit) -> None:
-    """Write what a run gave: metrics.json, log.jsonl, fewshot.json, and last prompt.safetensors.
+def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
+    """Write what a run gave: metrics.json, log.jsonl, fewshot.json, the card README.md, and last prompt.safetensors.
 
     Raises CoopError when it cannot be written.
     """
@@ -95,5 +102,7 @@ def write_run(folder: Path, result: Fit) -> None:
     }
     for name, text in texts.items():
         write_atomically(folder / name, f"{text}\n".encode())
+    card = kept_card(folder) or model_card(result.prompt, str(folder), metrics, settings)
+    write_atomically(folder / "README.md", card.encode())
     result.prompt.save(folder / "prompt.safetensors")
     checkpoint_of(folder).unlink(missing_ok=True)

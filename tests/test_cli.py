@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from coopcli.backbone import MINI_FOLDER
 from coopcli.cli.app import app
+from coopcli.config import read_settings
 
 QUICK = ["--model", "mini", "--epochs", "2", "--views", "2"]
 
@@ -122,9 +123,10 @@ def test_prompt_on_other_and_fewer_classes(coop, photos, tmp_path):
 
 def test_recipes_and_views(coop, photos):
     ran(coop("fit", photos, "--model", "mini", "--recipe", "fast", "--epochs", "3", "--views", "online", "-o", "run"))
-    settings = json.loads(Path("run/settings.json").read_text())
-    kept = {key: settings[key] for key in ("recipe", "optimizer", "epochs", "lr", "batch_size", "views")}
-    assert kept == {"recipe": "fast", "optimizer": "adam", "epochs": 3, "lr": 0.01, "batch_size": 0, "views": 0}
+    settings = read_settings(Path("run/settings.toml"))
+    kept = {key: settings[key] for key in ("recipe", "epochs", "lr", "batch-size", "views", "resolved")}
+    assert kept.pop("resolved")["optimizer"] == "adam"
+    assert kept == {"recipe": "fast", "epochs": 3, "lr": 0.01, "batch-size": 0, "views": "online"}
     for wrong in (("--views", "none"), ("--views", "0"), ("--recipe", "slow")):
         code, out, err = coop("fit", photos, *QUICK, *wrong)
         assert (code, out) == (2, "") and wrong[1] in err
@@ -218,7 +220,7 @@ def test_a_defect_is_one_line_too(coop, photos, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("by design")
 
-    monkeypatch.setattr("coopcli.images.load_data", broken)
+    monkeypatch.setattr("coopcli.cli.setup.load_data", broken)
     failed(coop("zeroshot", photos, "--model", "mini"), 1, "ZeroDivisionError: by design", "COOP_DEBUG=1")
     monkeypatch.setenv("COOP_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
@@ -242,7 +244,7 @@ def test_ctrl_c_keeps_the_last_whole_epoch(photos, tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == ""
     assert err.count("\n") == 1 and err.startswith("coop: stopped; the same command goes on from here")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.json", "checkpoint.safetensors"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.toml", "checkpoint.safetensors"}
 
 
 def test_pickled_weights_are_read_only_when_allowed(coop, photos, tmp_path):

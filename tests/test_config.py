@@ -4,6 +4,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from conftest import failed, ran
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -143,3 +144,19 @@ def test_wrong_values_are_one_line_with_file_and_key(told, text, why):
 def test_a_settings_file_that_is_not_there(told):
     with pytest.raises(UsageError, match=r'settings file "no.toml" cannot be read'):
         told("", config="no.toml")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["--shots", "2", "--lr", "1e-3", "--csc", "--position", "middle", "--init", "a photo of a", "--template", 'a "{}"'],
+        ["--recipe", "fast", "--views", "online", "--context-length", "3", "--class-chunk", "2"],
+        ["--shots", "all", "--seed", "0", "--views", "2"],
+    ],
+)
+def test_the_settings_of_a_run_repeat_it_to_the_byte(coop, photos, line, tmp_path):
+    ran(coop("fit", photos, "--model", "mini", "--epochs", "2", *line, "-o", "one"))
+    ran(coop("fit", "--config", "one/settings.toml", "-o", "two"))
+    for name in ("prompt.safetensors", "settings.toml", "log.jsonl", "fewshot.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    failed(coop("fit", "--config", "one/settings.toml", "--seed", "7", "-o", "two"), 2, "run of other settings", "-> 7")

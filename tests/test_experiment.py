@@ -30,8 +30,7 @@ def splits(tmp_path):
 
 
 def laboratory(data, tmp_path, **plan):
-    made = Laboratory(data, Plan(TEMPLATES[0], TEMPLATES, device="cpu", views=2, **plan), FeatureCache(tmp_path / "features"))
-    return made
+    return Laboratory(data, Plan(TEMPLATES[0], TEMPLATES, device="cpu", views=2, **plan), FeatureCache(tmp_path / "features"))
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ def test_run_folder_and_steps(mini, split_photos, tmp_path):
     data = load_data(str(split_photos))
     result = fit(mini, data, QUICK, ContextSettings(2, "middle", True), shots=2, seed=3, cache=FeatureCache(None), watch=watch)
     begin_run(tmp_path / "run", {"seed": 3})
-    write_run(tmp_path / "run", result)
+    write_run(tmp_path / "run", result, {"seed": 3})
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"prompt.safetensors", "metrics.json", "log.jsonl", "fewshot.json", "settings.json"}
+    assert names == {"prompt.safetensors", "metrics.json", "log.jsonl", "fewshot.json", "settings.toml", "README.md"}
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["learned"]["top1"] == result.test.metrics.top1
     assert metrics["few_shot_sha256"] == result.data.sha256
@@ -49,4 +49,4 @@ def test_another_command_is_refused_with_what_differs(tmp_path):
 def test_what_a_killed_process_left_half_written_goes(tmp_path):
     (tmp_path / ".metrics.json.4711.partial").write_bytes(b"{")
     begin_run(tmp_path, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.toml"]

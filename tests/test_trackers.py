@@ -1,7 +1,9 @@
+import json
 import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from conftest import ran
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from coopcli.errors import CoopError, UsageError
@@ -162,3 +164,12 @@ def test_the_real_wandb_offline(tmp_path, monkeypatch):
         assert wandb.run is None
     assert ids[0] == ids[1] != ids[2]
     assert list((tmp_path / "run" / "wandb").glob(f"offline-run-*/run-{ids[0]}.wandb"))
+
+
+def test_fit_tells_tensorboard(coop, photos, tmp_path):
+    fit = ["fit", photos, "--shots", "2", "--model", "mini", "--epochs", "3", "--views", "2", "-o", "run"]
+    ran(coop(*fit, "--tensorboard"))
+    told = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert curves(tmp_path / "run" / "tensorboard")["train/loss"] == [
+        (log["epoch"], pytest.approx(log["loss"])) for log in told
+    ]

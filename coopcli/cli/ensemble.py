@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import handwritten, options
-from .options import Classes, Device, Dtype
+from .options import Classes, Device, Dtype, OnError
 
 
 def ensemble(
@@ -24,8 +24,12 @@ def ensemble(
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
+    image_column: options.ImageColumnOption = None,
+    label_column: options.LabelColumnOption = None,
+    max_pixels: options.MaxPixelsOption = None,
     classes: options.ClassesOption = Classes.all,
     split: options.SplitOption = None,
+    on_error: options.OnErrorOption = OnError.skip,
     predictions: options.PredictionsOption = None,
     device: options.DeviceOption = Device.auto,
     dtype: options.DtypeOption = Dtype.float32,
@@ -42,20 +46,10 @@ def ensemble(
     chosen = list(template or [])
     if templates or not chosen:
         chosen = [*read_templates(templates or "imagenet"), *chosen]
+    from ..fewshot import half
+    from .setup import load_source
+
+    dataset = half(load_source(data, images, classnames, image_column, label_column, max_pixels), classes.value)
     handwritten.run(
-        "ensemble",
-        chosen,
-        data,
-        model,
-        revision,
-        images,
-        classnames,
-        classes,
-        split,
-        predictions,
-        device,
-        dtype,
-        pickles,
-        no_cache,
-        json,
+        "ensemble", chosen, dataset, split, on_error, model, revision, device, dtype, pickles, no_cache, predictions, json
     )

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from typing import Any
 
 from . import options
 from .console import Bars, print_json, progress, say, show_evaluation, write_predictions
-from .options import Classes, Device, Dtype
+from .options import Classes, Device, Dtype, OnError
 
 
 def evaluate(
     prompt: options.PromptArgument,
     data: options.DataArgument = ".",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", metavar="ID|FOLDER", rich_help_panel=options.MODEL,
-            help="The same model in another place; by default the one that the prompt names.",
-        ),
-    ] = None,
+    model: options.SameModelOption = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
+    image_column: options.ImageColumnOption = None,
+    label_column: options.LabelColumnOption = None,
+    max_pixels: options.MaxPixelsOption = None,
     classes: options.ClassesOption = Classes.all,
     split: options.SplitOption = None,
+    on_error: options.OnErrorOption = OnError.skip,
     predictions: options.PredictionsOption = None,
     device: options.DeviceOption = Device.auto,
     dtype: options.DtypeOption = Dtype.float32,
@@ -38,17 +34,19 @@ def evaluate(
     classes: other classes than the prompt was fitted on, too, unless its context is class-specific.
     """
     from ..artifact import load_learned
+    from ..datacheck import count_traps, prompt_traps, warn
     from ..evaluation import as_head, check_backbone, classes_of, evaluate_logits
-    from ..features import image_features
+    from ..features import readable_features
     from ..fewshot import half
-    from ..images import load_data
-    from .setup import find_prompt, open_backbone, open_cache, pick_items
+    from ..runs import provenance
+    from .setup import find_prompt, load_source, open_backbone, open_cache, pick_items
 
     learned = load_learned(find_prompt(prompt))
-    dataset = half(load_data(data, images, classnames), classes.value)
+    dataset = half(load_source(data, images, classnames, image_column, label_column, max_pixels), classes.value)
     items = pick_items(dataset, split)
     # Names that the user gives for this data come before those the prompt knows the folders by.
     class_names = dataset.class_names if classnames else classes_of(learned, dataset)
+    warn([*prompt_traps(learned.class_names, class_names), *count_traps(class_names, items)])
     missing = len(set(learned.class_names) - set(class_names))
     if missing and not set(class_names) - set(learned.class_names):
         say(f"note: the data has {len(class_names)} of the prompt's {len(learned.class_names)} classes; choosing among these")
@@ -57,11 +55,13 @@ def evaluate(
     cache = open_cache(no_cache)
     head = as_head(backbone, learned, class_names, cache)
     with progress() as live:
-        seen = image_features(backbone, items, cache, Bars(live).counter("images"))
+        items, seen = readable_features(backbone, items, cache, on_error.value, Bars(live).counter("images"))
     result = evaluate_logits(head.logits(seen), class_names, items)
     if predictions:
         write_predictions(predictions, result)
     if json:
-        print_json({"command": "eval", "data": dataset.name, "prompt": prompt, "model": backbone.name, **result.as_dict()})
+        about: dict[str, Any] = {"command": "eval", "data": dataset.name, "prompt": prompt, "model": backbone.name}
+        about |= {"fingerprint": learned.fingerprint, **{key: learned.training.get(key) for key in ("seed", "few_shot_sha256")}}
+        print_json({**about, **result.as_dict(), **provenance(backbone.device)})
     else:
         show_evaluation(f"{dataset.name} · {backbone.name} · {prompt}", result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from rich.table import Table
 
 from . import options
 from .console import Bars, out, percent, print_json, progress, say
-from .options import Classes, Device, Dtype, Position, RecipeName
+from .options import Classes, Device, Dtype, OnError, Position, RecipeName
 
 if TYPE_CHECKING:
     from ..fitting import Fit
     from ..images import DataSet
+    from ..training import EpochLog
 
 CONTEXT, RECIPE = "Context", "Recipe"
 
@@ -66,6 +68,11 @@ def fit(
         typer.Option("--init", metavar="WORDS", rich_help_panel=CONTEXT, show_default="random",
                      help='Start from words, e.g. "a photo of a".'),
     ] = None,
+    reference_init: Annotated[
+        Path | None,
+        typer.Option("--reference-init", metavar="FILE", rich_help_panel=CONTEXT,
+                     help="Start from the context in a safetensors file or in a checkpoint of the reference."),
+    ] = None,
     template: Annotated[
         str, typer.Option("--template", metavar="TEXT", help="The hand-written prompt to compare with.")
     ] = "a photo of a {}.",
@@ -113,6 +120,10 @@ def fit(
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
+    image_column: options.ImageColumnOption = None,
+    label_column: options.LabelColumnOption = None,
+    max_pixels: options.MaxPixelsOption = None,
+    on_error: options.OnErrorOption = OnError.fail,
     classes: options.ClassesOption = Classes.all,
     device: options.DeviceOption = Device.auto,
     dtype: options.DtypeOption = Dtype.float32,
@@ -123,6 +134,17 @@ def fit(
     ] = None,
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", rich_help_panel=options.OUTPUT,
+                     help="Write curves into the run folder, for `tensorboard --logdir coop-runs`."),
+    ] = False,
+    wandb: Annotated[
+        str | None,
+        typer.Option("--wandb", metavar="PROJECT", rich_help_panel=options.OUTPUT,
+                     help="Send curves to a project of wandb, or of trackio where that is installed instead."),
+    ] = None,
+    config: options.ConfigOption = None,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
     """Learn a prompt from a few labelled images per class.
@@ -132,16 +154,21 @@ def fit(
     """
     wanted_shots, wanted_views = _shots(shots), _views(views)
 
+    from ..config import RESOLVED
+    from ..errors import UsageError
     from ..fewshot import half
     from ..fitting import Watch
     from ..fitting import fit as fit_prompt
-    from ..images import load_data
     from ..prompts import ContextSettings, tokenize
+    from ..reference import read_initial_context
     from ..runs import begin_run, check_run, checkpoint_of, write_run
+    from ..trackers import epoch_numbers, final_numbers, tracked
     from ..training import fast_recipe, paper_recipe
-    from .setup import open_backbone, open_cache
+    from .setup import load_source, open_backbone, open_cache
 
-    dataset = load_data(data, images, classnames)
+    if init is not None and reference_init is not None:
+        raise UsageError("--init and --reference-init both say where to start; choose one")
+    dataset = load_source(data, images, classnames, image_column, label_column, max_pixels)
     n_classes = len(half(dataset, classes.value).class_names)
     wanted: dict[str, Any] = {
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "warmup_epochs": warmup_epochs, "warmup_lr": warmup_lr,
@@ -154,21 +181,42 @@ def fit(
     backbone = open_backbone(model, revision, device, dtype, pickles)
     length = context_length or (len(tokenize(backbone.tokenizer, init)) if init else 16)
     settings = ContextSettings(length, position.value, csc)
+    start = (
+        init
+        if reference_init is None
+        else read_initial_context(reference_init, settings, n_classes, backbone.text_encoder.width)
+    )
     resolved = {
-        "data": data, "images": images and str(images), "classnames": classnames and str(classnames), "classes": classes.value,
-        "shots": shots, "seed": seed, "model": model, "revision": revision, "fingerprint": backbone.fingerprint,
-        **vars(settings), "init": init, "template": template, "recipe": recipe.value, **vars(chosen),
-        "device": backbone.device.type, "dtype": dtype.value,
-        "class_chunk": class_chunk,
+        "data": data, "images": images, "classnames": classnames, "image-column": image_column, "label-column": label_column,
+        "max-pixels": max_pixels, "on-error": on_error.value, "classes": classes.value,
+        "shots": wanted_shots or "all", "seed": seed, "model": model, "revision": backbone.revision or revision,
+        "allow-pickle-weights": pickles,
+        "context-length": settings.n_ctx, "position": settings.position, "csc": settings.csc, "init": init,
+        "reference-init": reference_init,
+        "template": template, "recipe": recipe.value, "epochs": chosen.epochs, "lr": chosen.lr, "batch-size": chosen.batch_size,
+        "warmup-epochs": chosen.warmup_epochs, "warmup-lr": chosen.warmup_lr, "momentum": chosen.momentum,
+        "weight-decay": chosen.weight_decay, "views": chosen.views or "online",
+        "device": backbone.device.type, "dtype": dtype.value, "class-chunk": class_chunk,
+        RESOLVED: {
+            "fingerprint": backbone.fingerprint, "optimizer": chosen.optimizer,
+            "reference-init-sha256": reference_init and hashlib.sha256(reference_init.read_bytes()).hexdigest(),
+        },
     }  # fmt: skip
     check_run(folder, resolved, overwrite)
-    with progress() as live:
+    with progress() as live, tracked(folder, resolved, tensorboard, wandb) as record:
         bars = Bars(live)
+
+        def on_epoch(log: EpochLog) -> None:
+            bars.epoch(log)
+            record(epoch_numbers(log), log.epoch)
+
         result = fit_prompt(
-            backbone, dataset, chosen, settings, wanted_shots, seed, init, template, classes.value, open_cache(no_cache),
-            class_chunk, Watch(bars.update, lambda: begin_run(folder, resolved), bars.epoch), checkpoint_of(folder),
+            backbone, dataset, chosen, settings, wanted_shots, seed, start, template, classes.value, open_cache(no_cache),
+            class_chunk, Watch(bars.update, lambda: begin_run(folder, resolved), on_epoch), checkpoint_of(folder),
+            on_error.value,
         )  # fmt: skip
-    write_run(folder, result)
+        record(final_numbers(result), len(result.log))
+    write_run(folder, result, resolved)
     if json:
         print_json(_summary(result, dataset, folder))
     else:

@@ -3,50 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .console import Bars, print_json, progress, show_evaluation, write_predictions
-from .options import Classes, Device, Dtype, Split
+from .options import Device, Dtype, OnError
+
+if TYPE_CHECKING:
+    from ..images import DataSet
 
 
 def run(
     command: str,
     templates: list[str],
-    data: str,
+    dataset: DataSet,
+    split: str | None,
+    on_error: OnError,
     model: str,
     revision: str | None,
-    images: Path | None,
-    classnames: Path | None,
-    classes: Classes,
-    split: Split | None,
-    predictions: Path | None,
     device: Device,
     dtype: Dtype,
     pickles: bool,
     no_cache: bool,
+    predictions: Path | None,
     json: bool,
 ) -> None:
     """Evaluate hand-written templates and show the result."""
+    from ..datacheck import count_traps, warn
     from ..evaluation import evaluate_logits, hand_written_features
-    from ..features import image_features
-    from ..fewshot import half
-    from ..images import load_data
+    from ..features import readable_features
+    from ..runs import provenance
     from .setup import open_backbone, open_cache, pick_items
 
-    dataset = half(load_data(data, images, classnames), classes.value)
     items = pick_items(dataset, split)
+    warn(count_traps(dataset.class_names, items))
     backbone = open_backbone(model, revision, device, dtype, pickles)
     cache = open_cache(no_cache)
     with progress() as live:
         bars = Bars(live)
         features = hand_written_features(backbone, templates, dataset.class_names, cache, bars.counter("templates"))
-        seen = image_features(backbone, items, cache, bars.counter("images"))
+        items, seen = readable_features(backbone, items, cache, on_error.value, bars.counter("images"))
     result = evaluate_logits(backbone.logit_scale * seen @ features.T, dataset.class_names, items)
     if predictions:
         write_predictions(predictions, result)
     if json:
-        print_json(
-            {"command": command, "data": dataset.name, "model": backbone.name, "templates": templates, **result.as_dict()}
-        )
+        about = {"command": command, "data": dataset.name, "model": backbone.name, "fingerprint": backbone.fingerprint}
+        print_json({**about, "templates": templates, **result.as_dict(), **provenance(backbone.device)})
     else:
         wording = f'"{templates[0]}"' if len(templates) == 1 else f"{len(templates)} templates"
         show_evaluation(f"{dataset.name} · {backbone.name} · {wording}", result)

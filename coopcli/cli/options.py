@@ -49,15 +49,6 @@ class RecipeName(StrEnum):
     fast = "fast"
 
 
-class Split(StrEnum):
-    """Which images to use."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-    all = "all"
-
-
 class OnError(StrEnum):
     """What to do about an image that cannot be read."""
 
@@ -66,8 +57,8 @@ class OnError(StrEnum):
 
 
 DATA_HELP = (
-    "A folder of class folders, a folder with train/, val/, test/ of those, a split_zhou_*.json (with --images), "
-    "or a data set of the `datasets` library: a hub id or a local one."
+    "A folder of class folders, a folder with train/, val/, test/ of those, a split_zhou_*.json (with --images), a table "
+    "of paths and labels (CSV, TSV, JSON lines), or a data set of the `datasets` library: a hub id or a local one."
 )
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"  # as in backbone.py, which is too heavy to import for --help
 RUNS_FOLDER = "coop-runs"
@@ -99,20 +90,22 @@ RevisionOption = Annotated[
 ]
 ImagesOption = Annotated[
     Path | None,
-    typer.Option("--images", metavar="ROOT", help="Folder that a split file's paths start from.", rich_help_panel=IMAGES),
+    typer.Option(
+        "--images", metavar="ROOT", help="Folder that the paths of a split file or table start from.", rich_help_panel=IMAGES
+    ),
 ]
 ClassnamesOption = Annotated[
     Path | None,
     typer.Option(
         "--classnames", metavar="FILE", rich_help_panel=IMAGES,
-        help="Names for the classes: JSON {folder: name}, a JSON list in class order, or lines folder<TAB>name.",
+        help="Names for the classes: JSON {folder: name}, a JSON list in class order, or lines of folder, tab, name.",
     ),
 ]  # fmt: skip
 ClassListOption = Annotated[
     Path | None,
     typer.Option(
         "--classnames", metavar="FILE", rich_help_panel=IMAGES, show_default="those of the prompt",
-        help="Classes to choose among: lines of names or folder<TAB>name, or JSON. Not for class-specific contexts.",
+        help="Classes to choose among: lines of names, or of folder, tab, name; or JSON. Not for class-specific contexts.",
     ),
 ]  # fmt: skip
 OnErrorOption = Annotated[
@@ -127,9 +120,26 @@ MaxPixelsOption = Annotated[
     ),
 ]  # fmt: skip
 SplitOption = Annotated[
-    Split | None,
-    typer.Option("--split", help="Which split to use; test where there is one.", rich_help_panel=IMAGES, show_default=False),
-]
+    str | None,
+    typer.Option(
+        "--split", metavar="SPLIT", rich_help_panel=IMAGES, show_default="test, where there is one",
+        help="Images to use: train, val, test, all, or parts such as 'train[:50%]' and 'val+test'.",
+    ),
+]  # fmt: skip
+ImageColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column", metavar="NAME", rich_help_panel=IMAGES, show_default="found by type and name",
+        help="Column of a table or data set that holds the images or their paths.",
+    ),
+]  # fmt: skip
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column", metavar="NAME", rich_help_panel=IMAGES, show_default="found by type and name",
+        help="Column that holds the classes.",
+    ),
+]  # fmt: skip
 ClassesOption = Annotated[
     Classes,
     typer.Option(

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from ..backbone import Backbone, load_backbone
 from ..cache import FeatureCache, default_cache_folder
+from ..fewshot import test_items
 from ..hub import prompt_path
-from ..images import DataSet, ImageItem
+from ..images import DataSet, ImageItem, load_data
+from ..pixels import allow_pixels
 from .console import say, shown, talk
-from .options import Device, Dtype, Split
+from .options import Device, Dtype
 
 
 def find_prompt(source: str) -> Path:
@@ -32,8 +34,20 @@ def open_cache(no_cache: bool) -> FeatureCache:
     return cache
 
 
-def pick_items(dataset: DataSet, split: Split | None) -> tuple[ImageItem, ...]:
+def load_source(
+    data: str,
+    images: Path | None,
+    classnames: Path | None,
+    image_column: str | None,
+    label_column: str | None,
+    max_pixels: int | None,
+) -> DataSet:
+    """DATA, read as the options say; from here on, images may have `max_pixels`."""
+    if max_pixels:
+        allow_pixels(max_pixels)
+    return load_data(data, images, classnames, image_column, label_column)
+
+
+def pick_items(dataset: DataSet, split: str | None) -> tuple[ImageItem, ...]:
     """The images of a split; without --split those of `test`, or all where the data knows no splits."""
-    if split is Split.all:
-        return tuple(item for items in dataset.splits.values() for item in items)
-    return dataset.split(split.value) if split else dataset.split("test", "all", "val", "train")
+    return dataset.select(split) if split else test_items(dataset)

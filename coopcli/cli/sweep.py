@@ -109,11 +109,15 @@ def sweep(
                      help="Folder of the sweep.", rich_help_panel=options.OUTPUT),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Do all experiments anew, or with other settings.", rich_help_panel=options.OUTPUT)
+        bool,
+        typer.Option("--overwrite", help="Do all experiments anew, or with other settings.", rich_help_panel=options.OUTPUT),
     ] = False,
     plot: options.PlotOption = True,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
+    image_column: options.ImageColumnOption = None,
+    label_column: options.LabelColumnOption = None,
+    max_pixels: options.MaxPixelsOption = None,
     device: options.DeviceOption = Device.auto,
     dtype: options.DtypeOption = Dtype.float32,
     jobs: Annotated[
@@ -123,6 +127,7 @@ def sweep(
     ] = None,
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
+    config: options.ConfigOption = None,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
     """Run a grid of experiments: methods over shots, seeds and variants, and draw the paper's figure.
@@ -133,12 +138,12 @@ def sweep(
     from ..cache import default_cache_folder
     from ..errors import CoopError
     from ..experiment import METHODS, Plan, Variant
-    from ..images import load_data
     from ..results import summary, write_results
     from ..runs import begin_run, check_run
     from ..sweep import Grid
     from ..sweep import sweep as run_sweep
     from ..templates import read_templates
+    from .setup import load_source
 
     variants = [
         Variant(*axes)  # type: ignore[arg-type]
@@ -158,15 +163,21 @@ def sweep(
         variants=variants,
     )
     plan = Plan(template, tuple(read_templates(templates)), classes.value, device.value, dtype.value, pickles, views)
-    load = partial(load_data, data, images, classnames)
+    load = partial(load_source, data, images, classnames, image_column, label_column, max_pixels)
     dataset = load()
     of_half = "" if classes is Classes.all else f"-{classes}"
     folder = output or Path(options.RUNS_FOLDER) / f"sweep-{Path(dataset.name).name}{of_half}"
-    settings = {
-        "data": data, "images": images and str(images), "classnames": classnames and str(classnames), **vars(plan),
-        "templates": templates,
+    axes = {
+        "methods": methods, "shots": shots, "seeds": seeds, "model": model, "context-length": context_length,
+        "position": position, "csc": csc, "init": init, "recipe": recipe,
     }  # fmt: skip
-    check_run(folder, settings, overwrite)
+    settings = {
+        "data": data, "images": images and str(images), "classnames": classnames and str(classnames),
+        "image-column": image_column, "label-column": label_column, "max-pixels": max_pixels, "classes": classes.value,
+        "template": template, "templates": templates, "views": views, "device": device.value, "dtype": dtype.value,
+        "allow-pickle-weights": pickles, **axes,
+    }  # fmt: skip
+    check_run(folder, settings, overwrite, free=axes)
     if overwrite:
         shutil.rmtree(folder / "cells", ignore_errors=True)
     begin_run(folder, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import handwritten, options
-from .options import Classes, Device, Dtype
+from .options import Classes, Device, Dtype, OnError
 
 
 def zeroshot(
@@ -13,8 +13,12 @@ def zeroshot(
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
+    image_column: options.ImageColumnOption = None,
+    label_column: options.LabelColumnOption = None,
+    max_pixels: options.MaxPixelsOption = None,
     classes: options.ClassesOption = Classes.all,
     split: options.SplitOption = None,
+    on_error: options.OnErrorOption = OnError.skip,
     predictions: options.PredictionsOption = None,
     device: options.DeviceOption = Device.auto,
     dtype: options.DtypeOption = Dtype.float32,
@@ -33,20 +37,10 @@ def zeroshot(
         from ..errors import UsageError
 
         raise UsageError("coop zeroshot takes one --template; coop ensemble averages several")
+    from ..fewshot import half
+    from .setup import load_source
+
+    dataset = half(load_source(data, images, classnames, image_column, label_column, max_pixels), classes.value)
     handwritten.run(
-        "zeroshot",
-        templates,
-        data,
-        model,
-        revision,
-        images,
-        classnames,
-        classes,
-        split,
-        predictions,
-        device,
-        dtype,
-        pickles,
-        no_cache,
-        json,
+        "zeroshot", templates, dataset, split, on_error, model, revision, device, dtype, pickles, no_cache, predictions, json
     )
