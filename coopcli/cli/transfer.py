@@ -49,6 +49,11 @@ def transfer(
         typer.Option("--images", metavar="ROOT", rich_help_panel=options.IMAGES, show_default=False,
                      help="Folder that a split file's paths start from; once, or once for each DATA."),
     ] = None,
+    classnames: Annotated[
+        list[str] | None,
+        typer.Option("--classnames", metavar="FILE", rich_help_panel=options.IMAGES, show_default=False,
+                     help="Names for the classes, as for `coop eval`; once, or once for each DATA."),
+    ] = None,
     model: options.SameModelOption = None,
     output: Annotated[
         Path | None,
@@ -87,9 +92,10 @@ def transfer(
     learned = [(file, load_learned(file)) for file in files]
     roots = _each(images, len(data), "--images", None)
     wordings = _each(template, len(data), "--template", DEFAULT_TEMPLATE)
+    namings = _each(classnames, len(data), "--classnames", None)
     targets = [
-        Target(load_data(word, Path(root) if root else None), str(wording))
-        for word, root, wording in zip(data, roots, wordings, strict=True)
+        Target(load_data(word, *(Path(file) if file else None for file in (root, naming))), str(wording))
+        for word, root, naming, wording in zip(data, roots, namings, wordings, strict=True)
     ]
 
     def backbone_of(one: LearnedPrompt | Head) -> Backbone:
