@@ -20,6 +20,7 @@ from torch import Tensor
 from .errors import CoopError, UsageError
 from .hub import prepare_hub
 from .openclip import INSTALL, PREFIX, OpenClipModel, load_open_clip
+from .pixels import centre
 from .text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -94,6 +95,12 @@ class Backbone:
             inputs = (inputs - mean) / std
         features = self.model.get_image_features(pixel_values=inputs.to(self.model.dtype)).pooler_output
         return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def short_name(name: str) -> str:
+    """A model's name in the names of files and in legends: `clip-vit-base-patch16`, `RN50-openai`."""
+    arch, _, weights = name.removeprefix(PREFIX).partition("/")
+    return f"{arch}-{Path(weights).stem}" if name.startswith(PREFIX) else Path(name).name
 
 
 def pick_device(device: Device) -> torch.device:
@@ -182,8 +189,7 @@ def _load_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[CLI
 
 def _check_pictures(name: str, process: CLIPImageProcessorPil, side: int) -> None:
     """Raises CoopError unless what comes before the image tower makes the squares that the tower takes."""
-    oblong = Image.new("RGB", (side + 10, side))
-    made = process(oblong, do_rescale=False, do_normalize=False).pixel_values[0].shape[1:]
+    made = centre(process, Image.new("RGB", (side + 10, side))).shape[1:]
     if made != (side, side):
         raise CoopError(
             f'model "{name}" takes pictures of {side} x {side} pixels and its preprocessor makes {made[0]} x {made[1]}; '

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .artifact import LearnedPrompt
-from .backbone import Backbone, Device, Dtype, load_backbone
+from .backbone import Backbone, Device, Dtype, load_backbone, short_name
 from .cache import FeatureCache
 from .errors import CoopError
 from .evaluation import Metrics, evaluate_logits, hand_written_features, learned_logits
@@ -72,7 +72,7 @@ class Cell:
     @property
     def folder(self) -> str:
         """A name that reads well and is no other cell's."""
-        words = [self.method, Path(self.model).name]
+        words = [self.method, short_name(self.model)]
         if self.shots != 0:
             words += [f"{'all' if self.shots is None else self.shots}shots", f"seed{self.seed}"]
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:8]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import plots
+from .backbone import short_name
 from .experiment import Cell, Result, Variant
 from .runs import provenance, write_json
 from .safefile import write_atomically
@@ -72,7 +73,7 @@ def label(cell: Cell, cells: Sequence[Cell]) -> str:
     """What tells a cell's line from those of the others: its method, and of model and variant what is not the same in all."""
     words = [cell.method]
     if len({other.model for other in cells}) > 1:
-        words.append(Path(cell.model).name)
+        words.append(short_name(cell.model))
     if cell.variant:
         variants = [other.variant for other in cells if other.variant]
         shown = {"n_ctx": "M = {}", "position": "{}", "csc": "{}", "init": '"{}"', "recipe": "{}"}

@@ -229,9 +229,10 @@ def default_folder(
     dataset: DataSet, model: str, shots: str, seed: int, position: Position, csc: bool, classes: Classes
 ) -> Path:
     """`coop-runs/<data>-<model>-<variant>-<shots>shots-seed<seed>`."""
+    from ..backbone import short_name
+
     variant = f"{position.value}{'-csc' if csc else ''}{'' if classes is Classes.all else f'-{classes.value}'}"
-    short_model = Path(model).name
-    return Path(options.RUNS_FOLDER) / f"{Path(dataset.name).name}-{short_model}-{variant}-{shots}shots-seed{seed}"
+    return Path(options.RUNS_FOLDER) / f"{Path(dataset.name).name}-{short_name(model)}-{variant}-{shots}shots-seed{seed}"
 
 
 def check_writable(folder: Path) -> None:

@@ -74,8 +74,9 @@ PromptArgument = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", metavar="ID|FOLDER|mini", rich_help_panel=MODEL,
-        help="A CLIPModel: a Hugging Face id, a local folder, or `mini`, the small embedded one.",
+        "--model", metavar="ID|FOLDER|mini|open_clip:ARCH/WEIGHTS", rich_help_panel=MODEL,
+        help="A CLIPModel: a Hugging Face id, a local folder, or `mini`, the small embedded one. "
+        "Or, with open_clip_torch installed, one of open_clip's: `open_clip:RN50/openai`, or a file for the weights.",
     ),
 ]  # fmt: skip
 SameModelOption = Annotated[

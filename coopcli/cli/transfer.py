@@ -94,7 +94,7 @@ def transfer(
     wordings = _each(template, len(data), "--template", DEFAULT_TEMPLATE)
     namings = _each(classnames, len(data), "--classnames", None)
     targets = [
-        Target(load_data(word, *(Path(file) if file else None for file in (root, naming))), str(wording))
+        Target(load_data(word, _path(root), _path(naming)), str(wording))
         for word, root, naming, wording in zip(data, roots, namings, wordings, strict=True)
     ]
 
@@ -120,6 +120,10 @@ def transfer(
         if row.note:
             say(f"note: {row.file} on {row.dataset}: {row.note}")
     say(f"results: {folder / 'transfer.csv'}")
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def _is_prompt(path: Path) -> bool:
