@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import cache, demo, ensemble, evaluate, export, fit, import_prompt, interpret, predict, push, sweep, transfer, zeroshot
+from . import (
+    cache,
+    demo,
+    ensemble,
+    evaluate,
+    export,
+    fit,
+    import_prompt,
+    interpret,
+    predict,
+    push,
+    report,
+    sweep,
+    transfer,
+    zeroshot,
+)
 from .console import show_warnings
 
 app = typer.Typer(
@@ -39,6 +54,7 @@ app.command("predict")(predict.predict)
 app.command("zeroshot")(zeroshot.zeroshot)
 app.command("ensemble")(ensemble.ensemble)
 app.command("interpret")(interpret.interpret)
+app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("import")(import_prompt.import_prompt)
