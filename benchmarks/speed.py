@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gzip
-import importlib.util
 import json
 import platform
 import statistics
@@ -29,11 +27,11 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from coopcli.images import load_split_file
 from coopcli.linear import FrozenLinear
+from coopcli.openclip import openai_tokenizer
 from coopcli.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context
 from coopcli.templates import TEMPLATE_SETS
 from coopcli.text_encoder import TextEncoder
 from coopcli.training import Recipe, TrainingState, train_context
-from coopcli.vocabulary import byte_letters
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracle
@@ -41,20 +39,6 @@ import oracle
 M = 16
 IMAGES = 32  # a batch of the paper's recipe
 STOCK_CHUNK = 100  # classes at a time in the stock tower, which holds 77 positions of each in memory
-
-
-def openai_tokenizer() -> CLIPTokenizer:
-    """CLIP's own byte-pair table, as the wheel of open_clip_torch carries it (49,408 tokens)."""
-    spec = importlib.util.find_spec("open_clip")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("needs the token table of open_clip_torch: pip install --no-deps open_clip_torch")
-    path = Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
-    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines[1:48895]]
-    letters = list(byte_letters().values())
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
 
 
 def random_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
