@@ -160,7 +160,7 @@ class Laboratory:
             def by_hand(images: Tensor, names: Sequence[str]) -> Tensor:
                 return backbone.logit_scale * images @ hand_written_features(backbone, templates, names, self.features).T
 
-            return self._scored(result, by_hand, transfers=True)
+            return self._scored(result, by_hand, self.test_features(cell.model), transfers=True)
 
         data = draw_few_shot(self.dataset, cell.shots, cell.seed, self.plan.classes)
         note = few_images(data)
@@ -172,11 +172,12 @@ class Laboratory:
             prompt.save(folder / "prompt.safetensors")
             checkpoint_of(folder).unlink(missing_ok=True)
             learned: LearnedPrompt | Head = prompt
+            tuned = None
         else:
             head = HEADS[cell.method](self._task(backbone, data))
             transfers, parameters = False, int(head.training["parameters"])
             head.save(folder / "head.safetensors")
-            learned = head
+            learned, tuned = head, head.tuned
         result = replace(
             result,
             seconds=time.perf_counter() - started,
@@ -186,7 +187,9 @@ class Laboratory:
             few_shot_sha256=data.sha256,
         )
         drawn = frozenset(item.name for item in data.train)
-        return self._scored(result, lambda *given: learned_logits(backbone, learned, *given), transfers, drawn)
+        # A tuned image tower sees the test images anew; its features would only fill the cache.
+        seen = image_features(tuned, self.test, FeatureCache(None)) if tuned else self.test_features(cell.model)
+        return self._scored(result, lambda *given: learned_logits(backbone, learned, *given), seen, transfers, drawn)
 
     def _learn_prompt(self, backbone: Backbone, data: FewShot, variant: Variant, checkpoint: Path) -> LearnedPrompt:
         words = tokenize(backbone.tokenizer, variant.init) if variant.init else []
@@ -211,22 +214,27 @@ class Laboratory:
             seed=data.seed,
         )
 
-    def _scored(self, result: Result, classify: Classify, transfers: bool, drawn: frozenset[str] = frozenset()) -> Result:
-        """The result with its accuracies: on the plan's classes, and on the new ones where the base classes are learned."""
-        own = self._metrics(result.cell.model, classify, self.plan.classes, drawn)
+    def _scored(
+        self, result: Result, classify: Classify, images: Tensor, transfers: bool, drawn: frozenset[str] = frozenset()
+    ) -> Result:
+        """The result with its accuracies: on the plan's classes, and on the new ones where the base classes are learned.
+
+        `images` are the features of all test images; those in `drawn` were trained on and do not count.
+        """
+        own = self._metrics(images, classify, self.plan.classes, drawn)
         result = replace(result, top1=own.top1, macro=own.macro, images=own.n)
         if self.plan.classes == "base" and transfers:
-            new = self._metrics(result.cell.model, classify, "new", drawn).top1
+            new = self._metrics(images, classify, "new", drawn).top1
             result = replace(result, new=new, harmonic=2 * own.top1 * new / ((own.top1 + new) or 1))
         return replace(result, peak_memory=peak_memory(self.backbone(result.cell.model).device))
 
-    def _metrics(self, model: str, classify: Classify, classes: Classes, drawn: frozenset[str]) -> Metrics:
+    def _metrics(self, images: Tensor, classify: Classify, classes: Classes, drawn: frozenset[str]) -> Metrics:
         labels, names = label_range(len(self.dataset.class_names), classes), half(self.dataset, classes).class_names
         rows = [row for row, item in enumerate(self.test) if item.label in labels and item.name not in drawn]
         if not rows:
             raise CoopError("no image is left to test on: every one was used for training")
         items = with_labels([self.test[row] for row in rows], labels)
-        return evaluate_logits(classify(self.test_features(model)[rows], names), names, items).metrics
+        return evaluate_logits(classify(images[rows], names), names, items).metrics
 
 
 def few_images(data: FewShot) -> str:

@@ -5,12 +5,14 @@ import torch
 from conftest import write_picture
 
 from coopcli.artifact import load_learned
+from coopcli.backbone import load_backbone
 from coopcli.cache import FeatureCache
 from coopcli.evaluation import hand_written_features, learned_features
 from coopcli.experiment import HEADS, METHODS, Cell, Laboratory, Plan, Variant
 from coopcli.features import image_features
 from coopcli.fitting import fit
 from coopcli.images import load_data
+from coopcli.methods.fine_tune import FineTuning
 from coopcli.prompts import ContextSettings
 from coopcli.training import Recipe
 
@@ -82,13 +84,15 @@ def test_base_to_new(mini, splits, tmp_path):
     assert csc.top1 is not None and csc.new is None and csc.harmonic is None
 
 
-@pytest.mark.parametrize("method", [name for name in HEADS if name != "fine-tune"])
-def test_a_head_is_scored_as_its_file_is(mini, splits, tmp_path, method):
+@pytest.mark.parametrize("method", HEADS)
+def test_a_head_is_scored_as_its_file_is(splits, tmp_path, method, monkeypatch):
+    monkeypatch.setattr("coopcli.methods.fine_tune.FineTuning", lambda: FineTuning(epochs=3, lr=1e-2))
     result = laboratory(splits, tmp_path).run(Cell(method, "mini", 4, 1), tmp_path / "cell")
     head = load_learned(tmp_path / "cell")
     assert head.method == method and result.parameters == head.training["parameters"]
     items = splits.split("test")
-    predicted = head.logits(image_features(mini, items, FeatureCache(None))).argmax(-1).tolist()
+    seen = image_features(load_backbone(head.model, device="cpu"), items, FeatureCache(None))  # of the tuned model, if any
+    predicted = head.logits(seen).argmax(-1).tolist()
     hits = [item.label == best for item, best in zip(items, predicted, strict=True)]
     assert result.top1 == sum(hits) / len(hits)
 
