@@ -17,6 +17,10 @@ from .runs import provenance, write_json
 from .safefile import write_atomically
 
 
+# What the accuracies of a line are; the latter two only where the base classes are learned.
+VALUES = {"top1": "top-1 %", "new": "new classes, top-1 %", "harmonic": "harmonic mean of base and new, %"}
+
+
 @dataclass(frozen=True)
 class Spread:
     """Mean and standard deviation of n shares in [0, 1]; in print, of percentages."""
@@ -116,7 +120,7 @@ def curves_of(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
 
 
 def write_results(folder: Path, title: str, settings: dict[str, Any], results: Sequence[Result], plot: bool) -> dict[str, Any]:
-    """Write results.csv, results.json and, if wanted, the figures; returns what results.json holds.
+    """Write results.csv, .json and .md and, if wanted, the figures; returns what results.json holds.
 
     Raises CoopError when they cannot be written.
     """
@@ -130,12 +134,38 @@ def write_results(folder: Path, title: str, settings: dict[str, Any], results: S
     }
     write_atomically(folder / "results.csv", csv_of(rows).encode())
     write_json(folder / "results.json", content)
+    write_atomically(folder / "results.md", markdown_of(lines).encode())
     if plot and any(line.top1 for line in lines):
-        values = ["top1", "new", "harmonic"] if any(line.new for line in lines) else ["top1"]
-        for value in values:
+        for value in VALUES:
+            if not any(getattr(line, value) for line in lines):
+                continue
             name = folder / ("accuracy" if value == "top1" else f"accuracy-{value}")
             _draw(name, title if value == "top1" else f"{title}, {value}", lines, value)
     return content
+
+
+def table_of(lines: Sequence[Line], value: str = "top1") -> list[list[str]]:
+    """A heading row, then a row for each method and variant: mean and deviation in % by the number of shots.
+
+    A hand-written prompt, which takes no shots, has its level in every column.
+    """
+    shots = list(dict.fromkeys(line.cell.shots for line in lines if line.cell.shots != 0)) or [0]
+    rows = [["shots", *("all" if number is None else str(number) for number in shots)]]
+    for name, of_curve in curves_of(lines):
+        by_shots = {line.cell.shots: getattr(line, value) for line in of_curve}
+        rows.append([name, *(str(by_shots.get(number, by_shots.get(0)) or "-") for number in shots)])
+    return rows
+
+
+def markdown_of(lines: Sequence[Line]) -> str:
+    """The tables of the values that there are, in Markdown."""
+    tables = []
+    for value, heading in VALUES.items():
+        if any(getattr(line, value) for line in lines):
+            first, *rows = table_of(lines, value)
+            told = [[f"{heading}; {first[0]}", *first[1:]], ["---"] * len(first), *rows]
+            tables.append("\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in told))
+    return "\n\n".join(tables) + "\n"
 
 
 def _draw(path: Path, title: str, lines: Sequence[Line], value: str) -> None:

@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from coopcli.experiment import Cell, Result, Variant
-from coopcli.results import Spread, csv_of, curves_of, flat_row, label, spread_of, summary, write_results
+from coopcli.results import Spread, csv_of, curves_of, flat_row, label, markdown_of, spread_of, summary, table_of, write_results
 
 
 def result(method="coop", shots=1, seed=1, top1=0.5, variant=None, model="mini", **more):
@@ -68,3 +68,11 @@ def test_csv_of_nothing_and_of_odd_text():
     assert csv_of([]) == "\n"
     text = csv_of([flat_row(result(note='a, "b"\nc'))])
     assert next(csv.DictReader(io.StringIO(text)))["note"] == 'a, "b"\nc'
+
+
+def test_a_table_has_a_level_for_hand_written_prompts(tmp_path):
+    first, zeroshot, coop, csc = table_of(summary(RESULTS))
+    assert first == ["shots", "1", "4"] and zeroshot == ["zeroshot", "25.0", "25.0"]
+    assert coop == ["coop, unified", "12.0 ± 1.0", "42.0 ± 1.0"] and csc == ["coop, class-specific", "-", "-"]
+    rows = markdown_of(summary(RESULTS)).splitlines()
+    assert rows[0] == "| top-1 %; shots | 1 | 4 |" and rows[1] == "| --- | --- | --- |" and len(rows) == 5

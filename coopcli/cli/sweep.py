@@ -208,20 +208,16 @@ def sweep(
 
 def show(title: str, lines: Sequence[Line]) -> None:
     """Mean and spread over the seeds, a row for each method and variant, a column for each number of shots."""
-    from ..results import curves_of
+    from ..results import VALUES, table_of
 
-    values = {"top1": "top-1 %"}
-    if any(line.new for line in lines):
-        values = {"top1": "base, top-1 %", "new": "new, top-1 %", "harmonic": "harmonic mean, %"}
-    shots = list(dict.fromkeys(line.cell.shots for line in lines if line.cell.shots != 0))
-    for value, heading in values.items():
+    for value, heading in VALUES.items():
+        if not any(getattr(line, value) for line in lines):
+            continue
         out.print(f"[bold]{shown(title)}: {heading}[/bold], mean and standard deviation over seeds", soft_wrap=True)
+        first, *rows = table_of(lines, value)
         table = Table(box=None, pad_edge=False)
-        table.add_column("shots")
-        for number in shots:
-            table.add_column("all" if number is None else str(number), justify="right")
-        for label, rows in curves_of(lines):
-            by_shots = {row.cell.shots: getattr(row, value) for row in rows}
-            level = by_shots.get(0)  # of a hand-written prompt, whatever the shots
-            table.add_row(shown(label), *(str(by_shots.get(number, level) or "-") for number in shots or [0]))
+        for number, word in enumerate(first):
+            table.add_column(word, justify="right" if number else "left")
+        for row in rows:
+            table.add_row(*map(shown, row))
         out.print(table)
