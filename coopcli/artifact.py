@@ -12,9 +12,7 @@ from torch import Tensor
 from .errors import CoopError, UsageError
 from .head import Head, head_of
 from .prompts import ContextSettings, Position
-from .safefile import ENTRY as ENTRY
 from .safefile import ORIGIN_CHECKS, Checks, Contents, read, write
-from .safefile import write_atomically as write_atomically
 
 MAX_ROWS = 512  # of a context; OpenAI's models read 77 tokens, Long-CLIP 248
 

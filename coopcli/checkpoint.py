@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .artifact import ENTRY, write_atomically
+from .safefile import ENTRY, write_atomically
 from .training import EpochLog, TrainingState
 
 logger = logging.getLogger(__name__)

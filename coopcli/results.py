@@ -16,7 +16,6 @@ from .experiment import Cell, Result, Variant
 from .runs import provenance, write_json
 from .safefile import write_atomically
 
-
 # What the accuracies of a line are; the latter two only where the base classes are learned.
 VALUES = {"top1": "top-1 %", "new": "new classes, top-1 %", "harmonic": "harmonic mean of base and new, %"}
 

@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .artifact import write_atomically
 from .errors import CoopError, UsageError
+from .safefile import write_atomically
 
 if TYPE_CHECKING:
     from .fitting import Fit

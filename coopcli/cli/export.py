@@ -29,10 +29,11 @@ def export(
     Its metadata hold the class names and the preprocessing; examples/predict_without_torch.py reads them. Where
     onnxruntime is installed, its answer to random pictures is compared with PyTorch's. Needs the extra `export`.
     """
-    from ..artifact import load_learned, write_atomically
+    from ..artifact import load_learned
     from ..classifier import Classifier
     from ..export import difference, onnx_bytes
     from ..predict import read_class_list
+    from ..safefile import write_atomically
     from .setup import find_prompt, open_backbone, open_cache
 
     learned = load_learned(find_prompt(prompt))
