@@ -1,0 +1,39 @@
+"""A hook of mkdocs: README.md becomes the site's home, benchmarks/README.md one of its pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+PAGES = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md"}
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:]+)\)")  # to a file: no address, no anchor
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that lie outside docs/."""
+    for source, name in PAGES.items():
+        text = for_site((ROOT / source).read_text("utf-8"), (ROOT / source).parent)
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links from docs/ to the pages that lie outside it."""
+    return markdown if page.file.src_uri in PAGES.values() else for_site(markdown, ROOT / "docs")
+
+
+def for_site(markdown: str, folder: Path) -> str:
+    """The links of a page that lies in `folder`, as they are on the site: to what the site lacks, text alone."""
+
+    def link(match: re.Match[str]) -> str:
+        image, text, target = match.groups()
+        place = (folder / target).resolve().relative_to(ROOT).as_posix()
+        if place not in PAGES and not place.startswith("docs/"):
+            return text
+        return f"{image}[{text}]({PAGES.get(place, place.removeprefix('docs/'))})"
+
+    return LINK.sub(link, markdown)
