@@ -54,7 +54,8 @@ class Backbone:
     @cached_property
     def text_encoder(self) -> TextEncoder:
         """The text tower, put together when it is first needed: images are classified without it by class features kept."""
-        return TextEncoder(self.model)
+        with torch.inference_mode(False):  # or what is made here while images are classified could not be trained through
+            return TextEncoder(self.model)
 
     @property
     def logit_scale(self) -> float:
@@ -70,6 +71,11 @@ class Backbone:
     def feature_width(self) -> int:
         """p, the size of an image or text feature."""
         return int(self.model.text_projection.weight.shape[0])
+
+    @property
+    def token_width(self) -> int:
+        """d, the size of a token embedding and of a context vector."""
+        return int(self.model.text_model.embeddings.token_embedding.weight.shape[1])
 
     @property
     def image_size(self) -> int:

@@ -161,12 +161,21 @@ def classes_of(prompt: LearnedPrompt | Head, dataset: DataSet) -> tuple[str, ...
 
 
 def check_backbone(prompt: LearnedPrompt | Head, backbone: Backbone) -> None:
-    """Raises CoopError when the prompt was learned on another model: its vectors mean nothing there."""
+    """Raises CoopError when the prompt was learned on another model: its vectors mean nothing there.
+
+    Also for vectors of another width than the model's, whatever fingerprint the file claims.
+    """
     if prompt.fingerprint != backbone.fingerprint:
         raise CoopError(
             f'this prompt was learned on "{prompt.model}" (fingerprint {prompt.fingerprint[:12]}) and "{backbone.name}" '
             f"({backbone.fingerprint[:12]}) is another model: other weights, tokenizer or preprocessing"
         )
+    if isinstance(prompt, Head):
+        width, expected = prompt.weights.shape[-1], backbone.feature_width
+    else:
+        width, expected = prompt.context.shape[-1], backbone.token_width
+    if width != expected:
+        raise CoopError(f'this prompt holds vectors of {width} numbers; those of "{backbone.name}" have {expected}')
 
 
 def evaluate_logits(logits: Tensor, class_names: Sequence[str], items: Sequence[ImageItem]) -> Evaluation:

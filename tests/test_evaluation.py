@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from test_artifact import prompt as some_prompt
+from test_head import some_head
 
 from coopcli.cache import FeatureCache
 from coopcli.errors import CoopError
@@ -97,3 +98,10 @@ def test_a_prompt_of_another_model_is_refused(mini):
     check_backbone(learned(mini), mini)
     with pytest.raises(CoopError, match=r'learned on "mini".*"mini" .* is another model'):
         check_backbone(some_prompt(), mini)
+
+
+def test_vectors_of_another_width_are_refused(mini):
+    with pytest.raises(CoopError, match='vectors of 8 numbers; those of "mini" have 128'):
+        check_backbone(some_prompt(fingerprint=mini.fingerprint), mini)
+    with pytest.raises(CoopError, match='vectors of 4 numbers; those of "mini" have 128'):
+        check_backbone(some_head(fingerprint=mini.fingerprint), mini)
