@@ -60,6 +60,15 @@ def test_encoding_is_normalised_float32(mini):
     assert (rough - mini.encode_images(pixels)).abs().max() < 0.05
 
 
+def test_a_text_tower_first_needed_in_inference_can_be_trained_through():
+    rough = load_backbone("mini", device="cpu", dtype="bfloat16")
+    with torch.inference_mode():
+        encoder = rough.text_encoder
+    context = torch.zeros(2, encoder.width, requires_grad=True)
+    encoder.encode([(5, -1, -2, 7)], context)[0, 0].backward()
+    assert context.grad.abs().sum() > 0
+
+
 def test_a_model_that_cannot_be_had_names_the_way_out():
     with pytest.raises(CoopError) as error:
         load_backbone("openai/clip-vit-base-patch16")
