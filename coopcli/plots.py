@@ -105,19 +105,59 @@ def grouped_bars(path: Path, title: str, groups: Sequence[str], series: Mapping[
 
 def confusion(path: Path, title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
     """Shares of each true class (row) by predicted class (column), as squares."""
+    shares = [[count / (sum(row) or 1) for count in row] for row in counts]
+    _squares(path, title, names, shares, (0, 1), ("true", "predicted"), "share of the true class")
+
+
+def similarity(path: Path, title: str, names: Sequence[str], cosines: Sequence[Sequence[float]]) -> None:
+    """Cosines of learned class features (rows) and hand-written ones (columns), as squares."""
+    lowest = min(min(row) for row in cosines)
+    _squares(path, title, names, cosines, (min(lowest, 1 - 1e-6), 1), ("learned", "hand-written"), "cosine similarity")
+
+
+def plot_run(
+    folder: Path,
+    title: str,
+    names: Sequence[str],
+    counts: Sequence[Sequence[int]] | None,
+    cosines: Sequence[Sequence[float]],
+) -> None:
+    """A run's figures in its folder: `confusion`, if there are counts, and `similarity`."""
+    if counts is not None:
+        confusion(folder / "confusion", f"{title}: learned prompt", names, counts)
+    similarity(folder / "similarity", f"{title}: class features", names, cosines)
+
+
+def _squares(
+    path: Path,
+    title: str,
+    names: Sequence[str],
+    values: Sequence[Sequence[float]],
+    limits: tuple[float, float],
+    axis_labels: tuple[str, str],
+    unit: str,
+) -> None:
+    """A square for each value, rows down and columns across, the darker the larger."""
     side = min(14.0, 3 + 0.35 * len(names))
     with _figure(path, width=side + 1, height=side) as (figure, axes):
-        shares = [[count / (sum(row) or 1) for count in row] for row in counts]
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        image = axes.imshow(values, cmap="Blues", vmin=limits[0], vmax=limits[1])
         plain = [_plain(name) for name in names]
         size = max(3.0, 9 - len(names) / 20)
         axes.set_xticks(range(len(names)), plain, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), plain, fontsize=size)
         axes.grid(visible=False)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
+        axes.set_ylabel(axis_labels[0])
+        axes.set_xlabel(axis_labels[1])
         axes.set_title(_plain(title))
-        figure.colorbar(image, shrink=0.8, label="share of the true class")
+        figure.colorbar(image, shrink=0.8, label=unit)
+
+
+def check_matplotlib() -> None:
+    """Raises CoopError without matplotlib: to be told before the work that a figure shows, not after it."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise CoopError("figures need matplotlib: pip install 'coopcli[plots]'") from error
 
 
 def _plain(text: str) -> str:
@@ -128,11 +168,10 @@ def _plain(text: str) -> str:
 @contextmanager
 def _figure(path: Path, width: float = 7.5, height: float = 4.5) -> Iterator[tuple[Figure, Axes]]:
     """A figure to draw on, then to be found beside `path` as .png and .svg."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CoopError("figures need matplotlib: pip install 'coopcli[plots]'") from error
+    check_matplotlib()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks is drawn as boxes
         figure = Figure(figsize=(width, height), layout="constrained")

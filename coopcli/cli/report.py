@@ -1,0 +1,80 @@
+"""`coop report`: runs and sweeps as one HTML page."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options
+from .console import Bars, print_json, progress, say
+from .options import Device, Dtype
+
+if TYPE_CHECKING:
+    from ..backbone import Backbone
+    from ..records import Run
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders of `coop fit`, side by side, and folders of `coop sweep`."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.html", rich_help_panel=options.OUTPUT,
+                     show_default="report.html in the run folder, or in the one that holds all",
+                     help="Page to write."),
+    ] = None,
+    model: options.SameModelOption = None,
+    device: options.DeviceOption = Device.auto,
+    pickles: options.PicklesOption = False,
+    no_cache: options.NoCacheOption = False,
+    json: options.JsonOption = False,
+) -> None:  # fmt: skip
+    """Write one HTML page about runs: accuracy and gain, curves, confusion, worst mistakes, nearest tokens, settings.
+
+    The page holds all that it shows, runs no script and fetches nothing: send it as it is. Of several runs of the same
+    settings it tells mean and standard deviation over the seeds. The worst mistakes are found by classifying the test
+    images again; where these or the model are no longer there, the page is made without them and says so.
+    """
+    from ..inspection import look_at
+    from ..records import read_run, read_sweep
+    from ..report import write_report
+    from .setup import open_backbone, open_cache
+
+    sweeps = [read_sweep(folder) for folder in runs if (folder / "results.json").is_file()]
+    fits = [read_run(folder) for folder in runs if not (folder / "results.json").is_file()]
+
+    @lru_cache
+    def open_model(name: str, revision: str | None, dtype: str) -> Backbone:
+        return open_backbone(name, revision, device, Dtype(dtype), pickles)
+
+    def model_of(run: Run) -> Backbone:
+        dtype = str(run.prompt.training.get("dtype"))
+        known = dtype if dtype in list(Dtype) else Dtype.float32.value
+        return open_model(model or run.prompt.model, None if model else run.prompt.revision, known)
+
+    looks = []
+    if fits:
+        cache = open_cache(no_cache)
+        with progress() as live:
+            bars = Bars(live)
+            looks = [look_at(run, model_of, cache, bars.counter(f"images of {run.folder.name}")) for run in fits]
+    path = output or default_page(runs)
+    write_report(path, fits, looks, sweeps)
+    notes = [f"{run.folder}: {note}" for run, look in zip(fits, looks, strict=True) for note in look.notes]
+    if json:
+        print_json({"command": "report", "report": str(path), "runs": list(map(str, runs)), "notes": notes})
+    for note in notes:
+        say(f"note: {note}")
+    say(f"report: {path}")
+
+
+def default_page(runs: list[Path]) -> Path:
+    """`report.html` in the run folder, or in the folder that holds all of several."""
+    folder = runs[0] if len(runs) == 1 else Path(os.path.commonpath([run.absolute() for run in runs]))
+    return folder / "report.html"
