@@ -263,3 +263,8 @@ def test_offline_without_the_model_is_one_line_at_once(photos):
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "--model mini" in done.stderr
+
+
+def test_fit_draws_its_figures(coop, photos, tmp_path):
+    ran(coop("fit", photos, "--shots", "2", *QUICK, "-o", "run", "--plot"))
+    assert {path.name for path in (tmp_path / "run").glob("*.png")} == {"confusion.png", "similarity.png"}

@@ -144,6 +144,7 @@ def fit(
         typer.Option("--wandb", metavar="PROJECT", rich_help_panel=options.OUTPUT,
                      help="Send curves to a project of wandb, or of trackio where that is installed instead."),
     ] = None,
+    plot: options.PlotOption = False,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
@@ -156,9 +157,11 @@ def fit(
 
     from ..config import RESOLVED
     from ..errors import UsageError
+    from ..evaluation import hand_written_features, learned_features
     from ..fewshot import half
     from ..fitting import Watch
     from ..fitting import fit as fit_prompt
+    from ..plots import check_matplotlib, plot_run
     from ..prompts import ContextSettings, tokenize
     from ..reference import read_initial_context
     from ..runs import begin_run, check_run, checkpoint_of, write_run
@@ -203,6 +206,9 @@ def fit(
         },
     }  # fmt: skip
     check_run(folder, resolved, overwrite)
+    if plot:
+        check_matplotlib()
+    cache = open_cache(no_cache)
     with progress() as live, tracked(folder, resolved, tensorboard, wandb) as record:
         bars = Bars(live)
 
@@ -211,12 +217,17 @@ def fit(
             record(epoch_numbers(log), log.epoch)
 
         result = fit_prompt(
-            backbone, dataset, chosen, settings, wanted_shots, seed, start, template, classes.value, open_cache(no_cache),
+            backbone, dataset, chosen, settings, wanted_shots, seed, start, template, classes.value, cache,
             class_chunk, Watch(bars.update, lambda: begin_run(folder, resolved), on_epoch), checkpoint_of(folder),
             on_error.value,
         )  # fmt: skip
         record(final_numbers(result), len(result.log))
     write_run(folder, result, resolved)
+    if plot:
+        names = result.data.class_names
+        learned = learned_features(backbone, result.prompt, names, cache)
+        cosines = learned @ hand_written_features(backbone, [template], names, cache).T
+        plot_run(folder, dataset.name, names, result.test and result.test.metrics.confusion, cosines.tolist())
     if json:
         print_json(_summary(result, dataset, folder))
     else:
