@@ -111,7 +111,8 @@ def _edge(one: Series, sign: int) -> list[float]:
 
 def ticks(low: float, high: float, whole: bool = False) -> list[float]:
     """Round numbers from `low` or just below to `high` or just above, at most TICKS steps of 1, 2 or 5 times a power of 10."""
-    span = (high - low) or abs(high) or 1.0
+    size = max(abs(low), abs(high), 1.0)
+    span = high - low if high - low > 1e-6 * size else size  # of all alike, a scale for their size
     power = 10.0 ** math.floor(math.log10(span / TICKS))
     step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if span / step <= TICKS)
     step = max(1.0, round(step)) if whole else step

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PREFIX = "open_clip:"
 FORM = f"{PREFIX}ARCH/WEIGHTS"
-INSTALL = "pip install open_clip_torch"
+INSTALL = "pip install 'coopcli[open_clip]'"
 N_MERGES = 49_152 - 256 - 2  # of OpenAI's byte-pair table; its file holds more
 PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}  # CLIP's own text tower, sizes aside
 # Convolutions on a CPU are computed one way or another by the batch's size; at one size an image's features are always the

@@ -277,7 +277,7 @@ def test_a_revision_means_nothing_there():
 
 def test_without_the_extra_the_command_names_it(monkeypatch, coop, photos):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    failed(coop("zeroshot", photos, "--model", "open_clip:RN50/openai"), 1, "RN50/openai", "pip install open_clip_torch")
+    failed(coop("zeroshot", photos, "--model", "open_clip:RN50/openai"), 1, "RN50/openai", "coopcli[open_clip]")
 
 
 def test_an_extra_that_is_broken_is_one_line(monkeypatch, tmp_path):
@@ -290,7 +290,7 @@ def test_an_extra_that_is_broken_is_one_line(monkeypatch, tmp_path):
 
 def test_no_token_table_without_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(CoopError, match="pip install open_clip_torch"):
+    with pytest.raises(CoopError, match=r"coopcli\[open_clip\]"):
         openai_tokenizer()
 
 
