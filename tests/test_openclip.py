@@ -306,19 +306,33 @@ def test_short_names_tell_models_apart():
     assert short_name("openai/clip-vit-base-patch16") == "clip-vit-base-patch16"
 
 
-def test_the_image_tower_sees_batches_of_one_size_on_a_cpu(tokenizer):
-    sizes = []
-
-    def visual(pixels):
-        sizes.append(len(pixels))
-        return pixels.mean(dim=(2, 3))
-
+@pytest.fixture
+def towers(tokenizer):
     layout = Layout(len(tokenizer))
-    model = OpenClipModel(layout.visual, stock_text_tower(layout.state_dict(), HEADS, "gelu"), layout.logit_scale)
-    model.visual.forward = visual
-    pixels = torch.randn(24, 3, 4, 4)
-    assert torch.equal(model.get_image_features(pixel_values=pixels).pooler_output, pixels.mean(dim=(2, 3)))
+    return OpenClipModel(layout.visual, stock_text_tower(layout.state_dict(), HEADS, "gelu"), layout.logit_scale)
+
+
+def test_the_image_tower_sees_batches_of_one_size_on_a_cpu(towers):
+    sizes = []
+    towers.visual.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    pixels = torch.randn(24, 3, 40, 40)
+    features = towers.get_image_features(pixel_values=pixels).pooler_output
     assert sizes == [8, 8, 8]
+    assert (features - towers.visual(pixels)).abs().max() < 1e-5
+
+
+def test_an_exported_image_tower_takes_any_number(towers):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.towers = towers
+
+        def forward(self, pixels):
+            return self.towers.get_image_features(pixel_values=pixels).pooler_output
+
+    some = torch.export.export(Network(), (torch.randn(2, 3, 40, 40),), dynamic_shapes={"pixels": {0: torch.export.Dim("n")}})
+    pixels = torch.randn(20, 3, 40, 40)
+    assert (some.module()(pixels) - towers.visual(pixels)).abs().max() < 1e-5
 
 
 # Against open_clip itself.
