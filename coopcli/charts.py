@@ -10,7 +10,7 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 38, 14, 8, 38  # margins
 COLOURS = 8  # which the page knows
-TICKS = 5  # on an axis, at most, and its end
+TICKS = 5  # steps on an axis, and at most one more at either end
 MOST_POINTS = 400  # of a line: more than the eye tells apart
 
 
@@ -110,7 +110,7 @@ def _edge(one: Series, sign: int) -> list[float]:
 
 
 def ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """Round numbers from `low` or just below to `high` or just above, at most TICKS steps of 1, 2 or 5 times a power of 10."""
+    """Round numbers from `low` or just below to `high` or just above, in about TICKS steps of 1, 2 or 5 times a power of 10."""
     size = max(abs(low), abs(high), 1.0)
     span = high - low if high - low > 1e-6 * size else size  # of all alike, a scale for their size
     power = 10.0 ** math.floor(math.log10(span / TICKS))

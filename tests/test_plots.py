@@ -55,6 +55,22 @@ def test_groups_and_confusion(tmp_path):
     assert (tmp_path / "confusion.svg").stat().st_size > 1000
 
 
+def test_a_runs_figures(tmp_path):
+    plots.plot_run(tmp_path, "toy", ["a", "b"], [[3, 1], [0, 2]], [[0.9, -0.2], [0.1, 0.9]])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "confusion.png", "confusion.svg", "similarity.png", "similarity.svg",
+    ]  # fmt: skip
+    darkest, palest = (8, 48, 107), (247, 251, 255)  # of the colour map
+    pixels = picture(tmp_path / "similarity.png")
+    plots.similarity(tmp_path / "other", "toy", ["a", "b"], [[1.0, -0.2], [-0.2, 1.0]])
+    other = picture(tmp_path / "other.png")
+    dark, pale = (lambda of, c=colour: (np.abs(of - c).max(-1) < 3).sum() for colour in (darkest, palest))
+    assert dark(other) > 10 * dark(pixels) > 0  # full similarity is darkest, and here on the scale only
+    assert pale(other) > 1.8 * pale(pixels) > 0
+    plots.plot_run(tmp_path / "untested", "toy", ["a", "b"], None, [[1, 1], [1, 1]])
+    assert sorted(path.name for path in (tmp_path / "untested").iterdir()) == ["similarity.png", "similarity.svg"]
+
+
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
     true = builtins.__import__
 
