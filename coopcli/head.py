@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone
 
 MODEL_FOLDER = "model"  # beside the head: the CLIPModel whose image tower was trained with it
-AT_ONCE = 1 << 25  # affinities of images with keys in memory
+AT_ONCE = 1 << 25  # affinities of images with keys in memory: 128 MiB, and as much again while they are computed
 MAX_KEYS, MAX_SCALE = 2**24, 1e6  # of a cache: its keys, its alpha and beta
 
 
@@ -55,9 +55,6 @@ class Head:
         logits = F.linear(images, self.weights, self.bias)
         if self.keys is None or self.values is None:
             return logits
-        at_once = max(1, AT_ONCE // len(self.keys))
-        if not torch.compiler.is_exporting() and len(images) > at_once:
-            return torch.cat([self.logits(part) for part in images.split(at_once)])
         return logits + self.alpha * cache_logits(images, self.keys, self.values, self.beta, len(self.weights))
 
     def among(self, class_names: Sequence[str]) -> Head:
@@ -111,6 +108,9 @@ class Head:
 
 def cache_logits(images: Tensor, keys: Tensor, values: Tensor, beta: float, n_classes: int) -> Tensor:
     """exp(-beta * (1 - x @ keys.T)) @ onehot(values), [n, K]; Tip-Adapter, Equation 5."""
+    at_once = max(1, AT_ONCE // len(keys))
+    if not torch.compiler.is_exporting() and len(images) > at_once:
+        return torch.cat([cache_logits(part, keys, values, beta, n_classes) for part in images.split(at_once)])
     affinity = (-beta * (1 - images @ keys.T)).exp()
     return affinity.new_zeros(images.shape[0], n_classes).index_add_(1, values, affinity)
 
