@@ -227,7 +227,7 @@ def fit(
         names = result.data.class_names
         learned = learned_features(backbone, result.prompt, names, cache)
         cosines = learned @ hand_written_features(backbone, [template], names, cache).T
-        plot_run(folder, dataset.name, names, result.test and result.test.metrics.confusion, cosines.tolist())
+        plot_run(folder, dataset.name, names, result.test.metrics.confusion if result.test else None, cosines.tolist())
     if json:
         print_json(_summary(result, dataset, folder))
     else:

@@ -88,9 +88,9 @@ def interpret(
 
     A trailing hyphen marks a token that does not end a word: "phot-" begins one, "photo" is whole or ends one. "Farther
     than" tells what a nearest token is worth: the share of tokens that have another token nearer than the vector has its
-    nearest. At 100 % a vector is near to no token, and the words mean little.
+    nearest. Near 100 % a vector is near to no token, and the words mean little.
 
-    --moved encodes every word of the vocabulary in the hand-written prompt, a minute for CLIP on a CPU, and keeps them in
+    --moved encodes every word of the vocabulary in the hand-written prompt, minutes for CLIP on a CPU, and keeps them in
     the cache. For all classes together, then for each beyond these, it shows the words whose similarity grew most.
 
     With --json: `{"prompt", "model", "spacing": {"median", "tokens"}, "contexts": [{"class", "vectors": [[{"token",
