@@ -16,15 +16,16 @@ MOST_POINTS = 400  # of a line: more than the eye tells apart
 
 @dataclass(frozen=True)
 class Series:
-    """A named line of (x, y), with one deviation for each point or none; one point alone is a level.
+    """A named line of (x, y), with one deviation for each point or none.
 
-    `smooth` averages each point with its neighbours, as many as make a twentieth of the line, and shows both.
+    `level` draws the first point's y from end to end, as what does not depend on x. `smooth` averages each point with its neighbours, as many as make a twentieth of the line, and shows both.
     """
 
     label: str
     points: Sequence[tuple[float, float]]
     deviations: Sequence[float] = ()
     smooth: bool = False
+    level: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def line_chart(
     Long lines are thinned to MOST_POINTS points.
     """
     factor = 100.0 if percent else 1.0
-    xs = [x for one in series if len(one.points) > 1 for x, _ in one.points] or [0.0, 1.0]
+    xs = [x for one in series if not one.level for x, _ in one.points] or [0.0, 1.0]
     edges = [factor * y for one in series for y in (*_edge(one, 1), *_edge(one, -1))] or [0.0]
     y_ticks = ticks(max(0.0, min(edges)), min(100.0, max(edges))) if percent else ticks(min(0.0, *edges), max(edges))
     x_low, x_high = (-0.25, len(names) - 0.75) if names else (min(xs), max(xs))
@@ -85,7 +86,7 @@ def line_chart(
         return " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in points)
 
     def line(number: int, one: Series) -> Line:
-        places, level = [x for x, _ in one.points], len(one.points) == 1
+        places, level = [x for x, _ in one.points], one.level and bool(one.points)
         smoothed = running_mean(one.points) if one.smooth else list(one.points)
         points = [(x, one.points[0][1]) for x in (x_low, x_high)] if level else thinned(smoothed)
         faint = path(thinned(one.points)) if smoothed != list(one.points) else ""

@@ -126,16 +126,23 @@ def training_charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
     ]
 
 
+def shots_of(sweep: Sweep) -> list[int | None]:
+    """The numbers of train images per class, ascending; 0 only where nothing else is, None, all of them, last."""
+    shots = {line.cell.shots for line in sweep.lines} - {0}
+    return sorted(shots, key=lambda n: math.inf if n is None else n) or [0]
+
+
 def shots_chart(sweep: Sweep, value: str) -> Chart | None:
     """The paper's figure, an accuracy over shots; None where there is one number of shots only."""
-    shots = [shots for shots in dict.fromkeys(line.cell.shots for line in sweep.lines) if shots != 0]
+    shots = shots_of(sweep)
     if len(shots) < 2:
         return None
     series = []
     for label, rows in curves_of(sweep.lines):
         there = [(row.cell.shots, of) for row in rows if (of := getattr(row, value))]
-        points = [(float(shots.index(n)) if n != 0 else 0.0, of.mean) for n, of in there]
-        series.append(Series(label, points, [of.std for _, of in there]))
+        by_hand = all(n == 0 for n, _ in there)
+        points = [(0.0 if by_hand else float(shots.index(n)), of.mean) for n, of in there]
+        series.append(Series(label, points, [of.std for _, of in there], level=by_hand))
     names = ["all" if n is None else str(n) for n in shots]
     return line_chart("Accuracy, %", "train images per class", series, True, names)
 
@@ -169,8 +176,8 @@ def render(runs: Sequence[Run], looks: Sequence[Look], sweeps: Sequence[Sweep] =
         charts=training_charts(runs, names),
         sweeps=sweeps,
         cells=CELLS,
-        **{of.__name__: of for of in (class_rows, confusions, confusion_picture, curves_of, settings_rows, shots_chart)},
-        training_charts=training_charts,
+        **{of.__name__: of for of in (class_rows, confusions, confusion_picture, curves_of, settings_rows)},
+        **{of.__name__: of for of in (shots_chart, shots_of, training_charts)},
     )
 
 

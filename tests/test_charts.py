@@ -30,7 +30,7 @@ def test_ticks_are_round_and_span_the_values(low, width, whole):
 @settings(deadline=None)
 @given(st.lists(st.lists(st.floats(0, 1), max_size=9), max_size=4), st.booleans())
 def test_lines_stay_within_the_drawing(lines, smooth):
-    series = [Series(f"s{k}", list(enumerate(ys, 1)), [0.2] * len(ys), smooth) for k, ys in enumerate(lines)]
+    series = [Series(f"s{k}", list(enumerate(ys, 1)), [0.2] * len(ys), smooth, k == 3) for k, ys in enumerate(lines)]
     chart = line_chart("t", "epoch", series, percent=True)
     for line in chart.lines:
         for x, y in places(line.points) + places(line.faint) + places(line.band):
@@ -46,14 +46,18 @@ def test_a_line_goes_where_its_numbers_say():
     assert x1 - x0 == x2 - x1 and [text for _, text in chart.x_ticks] == ["1", "2", "3"]
 
 
-def test_one_point_is_a_level_and_names_are_places():
+def test_levels_reach_from_end_to_end_and_names_are_places():
     learned = Series("learned", [(0, 0.5), (1, 0.9)], [0.1, 0.1])
-    chart = line_chart("accuracy", "shots", [learned, Series("by hand", [(0, 0.7)])], percent=True, names=["1", "16"])
+    chart = line_chart(
+        "accuracy", "shots", [learned, Series("by hand", [(0, 0.7)], level=True)], percent=True, names=["1", "16"]
+    )
     line, level = chart.lines
     assert not line.level and len(line.dots) == 2 and len(places(line.band)) == 4
     (left, height), (right, same) = places(level.points)
     assert level.level and height == same and right - left == chart.right - chart.left and not level.dots
     assert [text for _, text in chart.x_ticks] == ["1", "16"]
+    alone = line_chart("accuracy", "shots", [Series("one", [(1, 0.9)], [0.1])], percent=True, names=["1", "16"]).lines[0]
+    assert [x for x, _ in alone.dots] == [line.dots[1][0]] and not alone.level
     assert [round(x, 1) for x, _ in chart.x_ticks] == [x for x, _ in places(line.points)]
 
 
