@@ -18,7 +18,8 @@ MOST_POINTS = 400  # of a line: more than the eye tells apart
 class Series:
     """A named line of (x, y), with one deviation for each point or none.
 
-    `level` draws the first point's y from end to end, as what does not depend on x. `smooth` averages each point with its neighbours, as many as make a twentieth of the line, and shows both.
+    `smooth` averages each point with its neighbours, as many as make a twentieth of the line, and shows both. `level` draws
+    the first y from end to end, as what does not depend on x.
     """
 
     label: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,12 @@ def settings_rows(settings: dict[str, Any]) -> list[tuple[str, Any]]:
     return [*own.items(), *(resolved.items() if isinstance(resolved, dict) else ())]
 
 
+# By the template.
+CALLED: tuple[Callable[..., Any], ...] = (
+    class_rows, confusion_picture, confusions, curves_of, settings_rows, shots_chart, shots_of, training_charts,
+)  # fmt: skip
+
+
 def render(runs: Sequence[Run], looks: Sequence[Look], sweeps: Sequence[Sweep] = ()) -> str:
     """The page. Texts from files stand in it as they are: none of them works as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -176,8 +182,7 @@ def render(runs: Sequence[Run], looks: Sequence[Look], sweeps: Sequence[Sweep] =
         charts=training_charts(runs, names),
         sweeps=sweeps,
         cells=CELLS,
-        **{of.__name__: of for of in (class_rows, confusions, confusion_picture, curves_of, settings_rows)},
-        **{of.__name__: of for of in (shots_chart, shots_of, training_charts)},
+        **{of.__name__: of for of in CALLED},
     )
 
 
