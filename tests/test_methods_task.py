@@ -21,3 +21,15 @@ def test_counts_and_accuracy(mini):
     assert clustered(mini, classes=3, shots=5)[0].counts.tolist() == [5, 5, 5]
     logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
     assert accuracy(logits, torch.tensor([1, 0, 0])) == pytest.approx(2 / 3)
+
+
+def test_few_numbers_are_for_one_thread(mini):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for classes, threads in ((4, 1), (1024, 2)):
+            with clustered(mini, classes=classes, shots=1)[0].threads():
+                assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..training import Recipe, drawn_views, learning_rate, one_thread
+from ..training import Recipe, drawn_views, learning_rate
 from .task import Task
 
 Logits = Callable[[Tensor], Tensor]  # of image features [n, p], as [n, K], with what learns in it
@@ -24,7 +24,7 @@ def descend(
     features, n = drawn_views(task.views, task.seed), len(task.labels)
     size = min(batch_size, n)
     order = torch.Generator().manual_seed(task.seed)
-    with one_thread():
+    with task.threads():
         for epoch in range(epochs):
             images, batches = features(epoch), torch.randperm(n, generator=order)[: n // size * size].view(-1, size)
             for number, batch in enumerate(batches):

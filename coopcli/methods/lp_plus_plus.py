@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..head import Head
-from ..training import one_thread
 from .task import Task, accuracy
 
 ITERATIONS, ALPHA_EVERY, MOMENTUM, ALPHA_SCALE = 300, 10, 0.9, 250.0
@@ -25,15 +24,17 @@ ITERATIONS, ALPHA_EVERY, MOMENTUM, ALPHA_SCALE = 300, 10, 0.9, 250.0
 def learn(task: Task) -> Head:
     """Learn w and alpha from the train images."""
     x, text, labels, n = task.train, task.text, task.labels, len(task.labels)
+    similarity = x @ text.T
     w, alpha = first_values(x, text, labels, task.counts)
-    w_step, alpha_step = steps(x, text)
+    w_step, alpha_step = steps(x, similarity)
     w_velocity, alpha_gradient = torch.zeros_like(w), torch.zeros_like(alpha)
     best, kept = -1.0, ITERATIONS
     truth = F.one_hot(labels, len(text)).float()
-    with one_thread():
+    with task.threads():
         for iteration in range(1, ITERATIONS + 1):
-            error = ((x @ (w + alpha[:, None] * text).T).softmax(-1) - truth) / n  # of the mean cross-entropy, by logits
-            alpha_gradient += (error * (x @ text.T)).sum(0)
+            # The gradient of the mean cross-entropy by the logits, [n, K].
+            error = ((x @ w.T + alpha * similarity).softmax(-1) - truth) / n
+            alpha_gradient += (error * similarity).sum(0)
             w_velocity = MOMENTUM * w_velocity + error.T @ x
             w = w - w_step * w_velocity
             if iteration % ALPHA_EVERY == 0:
@@ -59,7 +60,7 @@ def first_values(x: Tensor, text: Tensor, labels: Tensor, counts: Tensor) -> tup
     return w, torch.full((len(text),), ALPHA_SCALE * float(means.mean()))
 
 
-def steps(x: Tensor, text: Tensor) -> tuple[float, float]:
-    """The step sizes of w and of alpha, inverses of (approximate) Lipschitz constants."""
+def steps(x: Tensor, similarity: Tensor) -> tuple[float, float]:
+    """The step sizes of w and of alpha, inverses of (approximate) Lipschitz constants; `similarity` [n, K] is x . t_k."""
     n = len(x)
-    return 4 * n / float(torch.linalg.matrix_norm(x, 2) ** 2), n / (4 * float((x @ text.T).square().sum(0).max()))
+    return 4 * n / float(torch.linalg.matrix_norm(x, 2) ** 2), n / (4 * float(similarity.square().sum(0).max()))

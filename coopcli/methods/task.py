@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..backbone import Backbone
 from ..head import Head
 from ..images import ImageItem
+from ..training import TINY, one_thread
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Task:
     def counts(self) -> Tensor:
         """How many train images each class has, [K]."""
         return self.labels.bincount(minlength=len(self.class_names))
+
+    def threads(self) -> AbstractContextManager[None]:
+        """One thread alone where the class features are so few that a second one only costs."""
+        return one_thread() if self.text.numel() < TINY else nullcontext()
 
     def head(self, method: str, weights: Tensor, parameters: int, training: dict[str, Any], **more: Any) -> Head:
         """The head of these weights; its `training` tells the number of trained parameters and what the method chose."""
