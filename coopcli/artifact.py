@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -34,7 +35,7 @@ class LearnedPrompt:
     fingerprint: str
     training: dict[str, Any]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file in one step: it is there whole, or as it was before."""
         entry = {
             "model": self.model,
@@ -45,7 +46,7 @@ class LearnedPrompt:
             "folders": self.folders,
             "training": self.training,
         }
-        write(path, entry, {"context": self.context})
+        write(Path(path), entry, {"context": self.context})
 
 
 def load_learned(path: Path) -> LearnedPrompt | Head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -84,10 +85,10 @@ class Head:
         kept = new_row[self.values] >= 0
         return replace(chosen, keys=self.keys[kept], values=new_row[self.values[kept]]) if kept.any() else chosen
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file in one step, and before it the tuned backbone, where there is one."""
         if self.tuned:
-            _save_model(path.parent / MODEL_FOLDER, self.tuned)
+            _save_model(Path(path).parent / MODEL_FOLDER, self.tuned)
         tensors = {"values": self.values, "bias": self.bias, "keys": self.keys, "weights": self.weights}
         entry = {
             "method": self.method,
@@ -103,7 +104,7 @@ class Head:
             "folders": self.folders,
             "training": self.training,
         }
-        write(path, entry, {name: tensor for name, tensor in tensors.items() if tensor is not None})
+        write(Path(path), entry, {name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
 def cache_logits(images: Tensor, keys: Tensor, values: Tensor, beta: float, n_classes: int) -> Tensor:

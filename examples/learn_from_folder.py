@@ -6,7 +6,6 @@ Takes seconds with the embedded model `mini`; for real photos use MODEL openai/c
 """
 
 import sys
-from pathlib import Path
 
 from coopcli import CLIP, fit, load_data, nearest_tokens
 
@@ -19,7 +18,7 @@ def main(photos: str, model: str = "mini") -> None:
 
     first = nearest_tokens(result.prompt.context, clip.text_encoder.token_embedding, clip.tokenizer, top=3)[0]
     print("nearest to the first vector:", ", ".join(token.token for token in first))
-    result.prompt.save(Path("prompt.safetensors"))
+    result.prompt.save("prompt.safetensors")
 
 
 if __name__ == "__main__":

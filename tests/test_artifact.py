@@ -37,7 +37,7 @@ def prompt(csc=False, **changes):
 @pytest.mark.parametrize("csc", [False, True])
 def test_what_is_saved_is_loaded(tmp_path, csc):
     before = prompt(csc)
-    before.save(tmp_path / "prompt.safetensors")
+    before.save(str(tmp_path / "prompt.safetensors"))  # a path or its text
     for path in (tmp_path / "prompt.safetensors", tmp_path):
         after = load_prompt(path)
         assert torch.equal(after.context, before.context)

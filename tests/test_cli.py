@@ -107,6 +107,16 @@ def test_splits(coop, split_photos):
     assert (images(), images("--split", "train"), images("--split", "val"), images("--split", "all")) == (9, 12, 6, 27)
 
 
+def test_what_is_skipped_is_counted(coop, photos):
+    (photos / "red" / "broken.png").write_bytes(b"")
+    for command in (("zeroshot", photos), ("ensemble", photos, "--template", "art of a {}.")):
+        told = json.loads(ran(coop(*command, "--model", "mini", "--json")))
+        assert told["skipped"] == 1 and told["n"] == sum(map(sum, told["confusion"]))
+    ran(coop("fit", photos, *QUICK, "--on-error", "skip", "-o", "run"))
+    again = json.loads(ran(coop("eval", "run", photos, "--json")))
+    assert (again["skipped"], again["n"]) == (1, told["n"])
+
+
 def test_prompt_on_other_and_fewer_classes(coop, photos, tmp_path):
     (tmp_path / "names").write_text("red\tcrimson\n")
     ran(coop("fit", photos, "--shots", "2", *QUICK, "--classnames", "names", "-o", "run"))

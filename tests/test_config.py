@@ -160,3 +160,10 @@ def test_the_settings_of_a_run_repeat_it_to_the_byte(coop, photos, line, tmp_pat
     for name in ("prompt.safetensors", "settings.toml", "log.jsonl", "fewshot.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     failed(coop("fit", "--config", "one/settings.toml", "--seed", "7", "-o", "two"), 2, "run of other settings", "-> 7")
+
+
+def test_what_is_typed_comes_before_the_file(coop, photos, tmp_path):
+    ran(coop("fit", photos, "--model", "mini", "--epochs", "1", "--views", "1", "--csc", "-o", "one"))
+    ran(coop("fit", "--config", "one/settings.toml", "--no-csc", "--epochs", "2", "-o", "two"))
+    one, two = (read_settings(tmp_path / name / "settings.toml") for name in ("one", "two"))
+    assert {key: two[key] for key in one if two[key] != one[key]} == {"csc": False, "epochs": 2}

@@ -52,6 +52,10 @@ def test_from_fit_to_the_hub_and_back(coop, photos, hub, tmp_path, monkeypatch):
     assert told["files"] == ["README.md", PROMPT]
     assert list(Prompt.load("alice/flowers").classes_) == ["blue", "green", "red"]
     assert "nearest token" in ran(coop("interpret", "alice/flowers@second"))
+    rows = json.loads(ran(coop("transfer", "alice/flowers", "alice/flowers@second", photos, "--no-plot", "--json")))["results"]
+    assert [(row["file"], row["top1"]) for row in rows[2:]] == [(f"alice/flowers{at}", here["top1"]) for at in ("", "@second")]
+    failed(coop("transfer", "alice/flowers@third", photos), 2, '"third"')
+    failed(coop("transfer", "alice/weeds", photos), 2, "there is no prompt among")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert json.loads(ran(coop("eval", "alice/flowers@second", photos, "--json")))["top1"] == here["top1"]
     failed(coop("eval", "alice/flowers@third", photos), 1, '"alice/flowers"', "cannot be reached")

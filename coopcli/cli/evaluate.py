@@ -55,13 +55,14 @@ def evaluate(
     cache = open_cache(no_cache)
     head = as_head(backbone, learned, class_names, cache)
     with progress() as live:
-        items, seen = readable_features(backbone, items, cache, on_error.value, Bars(live).counter("images"))
-    result = evaluate_logits(head.logits(seen), class_names, items)
+        readable, seen = readable_features(backbone, items, cache, on_error.value, Bars(live).counter("images"))
+    result = evaluate_logits(head.logits(seen), class_names, readable)
     if predictions:
         write_predictions(predictions, result)
     if json:
         about: dict[str, Any] = {"command": "eval", "data": dataset.name, "prompt": prompt, "model": backbone.name}
         about |= {"fingerprint": learned.fingerprint, **{key: learned.training.get(key) for key in ("seed", "few_shot_sha256")}}
+        about["skipped"] = len(items) - len(readable)
         print_json({**about, **result.as_dict(), **provenance(backbone.device)})
     else:
         show_evaluation(f"{dataset.name} · {backbone.name} · {prompt}", result)

@@ -61,7 +61,7 @@ def fit(
         Position, typer.Option("--position", help="Where the class name stands.", rich_help_panel=CONTEXT)
     ] = Position.end,
     csc: Annotated[
-        bool, typer.Option("--csc", help="One context for each class (class-specific).", rich_help_panel=CONTEXT)
+        bool, typer.Option("--csc/--no-csc", help="One context for each class (class-specific).", rich_help_panel=CONTEXT)
     ] = False,
     init: Annotated[
         str | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .console import Bars, print_json, progress, show_evaluation, write_predictions
 from .options import Device, Dtype, OnError
@@ -41,13 +41,15 @@ def run(
     with progress() as live:
         bars = Bars(live)
         features = hand_written_features(backbone, templates, dataset.class_names, cache, bars.counter("templates"))
-        items, seen = readable_features(backbone, items, cache, on_error.value, bars.counter("images"))
-    result = evaluate_logits(backbone.logit_scale * seen @ features.T, dataset.class_names, items)
+        readable, seen = readable_features(backbone, items, cache, on_error.value, bars.counter("images"))
+    result = evaluate_logits(backbone.logit_scale * seen @ features.T, dataset.class_names, readable)
     if predictions:
         write_predictions(predictions, result)
     if json:
-        about = {"command": command, "data": dataset.name, "model": backbone.name, "fingerprint": backbone.fingerprint}
-        print_json({**about, "templates": templates, **result.as_dict(), **provenance(backbone.device)})
+        about: dict[str, Any] = {"command": command, "data": dataset.name, "model": backbone.name}
+        about["fingerprint"] = backbone.fingerprint
+        about |= {"templates": templates, "skipped": len(items) - len(readable)}
+        print_json({**about, **result.as_dict(), **provenance(backbone.device)})
     else:
         wording = f'"{templates[0]}"' if len(templates) == 1 else f"{len(templates)} templates"
         show_evaluation(f"{dataset.name} · {backbone.name} · {wording}", result)

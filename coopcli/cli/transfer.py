@@ -34,7 +34,8 @@ def transfer(
     prompts_and_data: Annotated[
         list[str],
         typer.Argument(metavar="PROMPT... DATA...",
-                       help="Prompt files, head files or run folders; then data sets as for `coop eval`."),
+                       help="Prompt files, head files, run folders or USER/NAME[@REVISION] on the hub; then data sets as for "
+                            "`coop eval`."),
     ],
     template: Annotated[
         list[str] | None,
@@ -84,12 +85,13 @@ def transfer(
     from ..transfer import transfer as run_transfer
     from .setup import open_backbone, open_cache
 
-    files = [Path(word) for word in prompts_and_data if _is_prompt(Path(word))]
-    data = [word for word in prompts_and_data if not _is_prompt(Path(word))]
+    found = {word: _prompt(word) for word in prompts_and_data}
+    files = {word: path for word, path in found.items() if path}
+    data = [word for word in found if word not in files]
     if not files or not data:
         what = "prompt" if not files else "data set"
         raise UsageError(f"coop transfer takes prompts and data sets; there is no {what} among: {', '.join(prompts_and_data)}")
-    learned = [(file, load_learned(file)) for file in files]
+    learned = [(Path(word), load_learned(path)) for word, path in files.items()]
     roots = _each(images, len(data), "--images", None)
     wordings = _each(template, len(data), "--template", DEFAULT_TEMPLATE)
     namings = _each(classnames, len(data), "--classnames", None)
@@ -126,8 +128,25 @@ def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
 
 
-def _is_prompt(path: Path) -> bool:
-    return path.suffix == ".safetensors" or any((path / f"{kind}.safetensors").is_file() for kind in ("prompt", "head"))
+def _prompt(word: str) -> Path | None:
+    """Where the prompt lies that a word names, here or on the hub; None for a word that names a data set.
+
+    `user/name` may be either on the hub: it is a prompt where a model repository of that name holds one.
+    """
+    from ..errors import CoopError
+    from ..safefile import HEAD, PROMPT
+    from .setup import find_prompt
+
+    path = Path(word)
+    if path.suffix == ".safetensors" or any((path / name).is_file() for name in (PROMPT, HEAD)):
+        return path
+    try:
+        fetched = find_prompt(word)
+    except CoopError:
+        if "@" in word:  # only prompts have a revision
+            raise
+        return None
+    return None if fetched == path else fetched
 
 
 def show(table: dict[str, dict[str, Spread | None]]) -> None:
