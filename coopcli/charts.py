@@ -9,7 +9,7 @@ from dataclasses import dataclass
 # Units of the drawing. About the pixels of a phone's width, so that letters keep their size there.
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 38, 14, 8, 38  # margins
-COLOURS = 8  # which the page knows
+COLOURS = 10  # which the page knows
 TICKS = 5  # steps on an axis, and at most one more at either end
 MOST_POINTS = 400  # of a line: more than the eye tells apart
 

@@ -44,6 +44,15 @@ HEADS: dict[str, Callable[[Task], Head]] = {
     "fine-tune": fine_tune.learn,
 }
 METHODS = (*HAND_WRITTEN, COOP, *HEADS)
+LEARNS = {  # in words, where numbers are learned
+    COOP: "context vectors beside the class names",
+    "linear-probe": "class weights and biases",
+    "lp++": "class weights, and a factor for each class on its name's feature",
+    "tip-adapter-f": "the kept features of the train images",
+    "text-bias": "a vector added to each class feature",
+    "text-transform": "a matrix on the class features",
+    "fine-tune": "the image encoder",
+}
 
 Classify = Callable[[Tensor, Sequence[str]], Tensor]  # image features [n, p] and K class names -> logits [n, K]
 

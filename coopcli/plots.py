@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from .results import Line, Spread
 
-# Okabe and Ito's colours, told apart by the colour-blind too, and on paper by their markers.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-MARKERS = "osD^vPX*"
+# Okabe and Ito's colours and two more, told apart by the colour-blind too, and on paper by their markers.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#7a4fbf", "#8a5a2b")
+MARKERS = "osD^vPX*hp"
 STYLE: Any = {
     "figure.dpi": 150,
     "font.size": 10,

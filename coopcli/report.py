@@ -16,7 +16,7 @@ from .charts import Chart, Series, line_chart
 from .config import RESOLVED
 from .inspection import Look, data_uri
 from .records import Run, Scores, Sweep
-from .results import Spread, curves_of, spread_of
+from .results import Spread, costs_of, curves_of, spread_of
 from .safefile import write_atomically
 
 OF_SEED = ("seed", "few_shot_sha256", "images", "class_chunk", "device", "torch")  # or of the machine; of a prompt's training
@@ -156,7 +156,7 @@ def settings_rows(settings: dict[str, Any]) -> list[tuple[str, Any]]:
 
 # By the template.
 CALLED: tuple[Callable[..., Any], ...] = (
-    class_rows, confusion_picture, confusions, curves_of, settings_rows, shots_chart, shots_of, training_charts,
+    class_rows, confusion_picture, confusions, costs_of, curves_of, settings_rows, shots_chart, shots_of, training_charts,
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 
 from . import plots
 from .backbone import short_name
-from .experiment import Cell, Result, Variant
+from .experiment import LEARNS, Cell, Result, Variant
 from .runs import provenance, write_json
 from .safefile import write_atomically
 
@@ -156,15 +157,37 @@ def table_of(lines: Sequence[Line], value: str = "top1") -> list[list[str]]:
     return rows
 
 
+def costs_of(lines: Sequence[Line]) -> list[list[str]]:
+    """A heading row, then for each that learns: at how many shots, what it learns, how many numbers, in how many seconds.
+
+    Each at its most shots. The time is that of learning, with the features in the cache.
+    """
+    rows = [["method", "shots", "learns", "numbers", "seconds"]]
+    for name, of_curve in curves_of(lines):
+        there = [line for line in of_curve if line.top1 and line.cell.shots != 0]
+        if there:
+            most = max(there, key=lambda line: math.inf if line.cell.shots is None else line.cell.shots)
+            shots = "all" if most.cell.shots is None else str(most.cell.shots)
+            learns = LEARNS.get(most.cell.method, "nothing; keeps the features of the train images")
+            rows.append([name, shots, learns, f"{most.parameters:,}", f"{most.seconds:.1f}"])
+    return rows
+
+
 def markdown_of(lines: Sequence[Line]) -> str:
-    """The tables of the values that there are, in Markdown."""
+    """The tables of the values that there are, and of what each method costs, in Markdown."""
     tables = []
     for value, heading in VALUES.items():
         if any(getattr(line, value) for line in lines):
             first, *rows = table_of(lines, value)
-            told = [[f"{heading}; {first[0]}", *first[1:]], ["---"] * len(first), *rows]
-            tables.append("\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in told))
-    return "\n\n".join(tables) + "\n"
+            tables.append([[f"{heading}; {first[0]}", *first[1:]], *rows])
+    if len(costs := costs_of(lines)) > 1:
+        tables.append(costs)
+    return "\n\n".join(map(_markdown, tables)) + "\n"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    first, *rest = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return "\n".join([first, f"| {' | '.join(['---'] * len(rows[0]))} |", *rest])
 
 
 def _draw(path: Path, title: str, lines: Sequence[Line], value: str) -> None:

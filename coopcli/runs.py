@@ -61,8 +61,9 @@ def versions() -> dict[str, str]:
 def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Where a result file comes from: the command line, versions, the machine, and the memory taken at most, in bytes."""
     device = torch.device(device)
+    program = Path(sys.argv[0]).name
     return {
-        "command_line": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command_line": shlex.join(["coop" if program == "__main__.py" else program, *sys.argv[1:]]),
         "versions": versions(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, {device.type}",
         "peak_memory": peak_memory(device),

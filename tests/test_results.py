@@ -5,8 +5,20 @@ import statistics
 
 import pytest
 
-from coopcli.experiment import Cell, Result, Variant
-from coopcli.results import Spread, csv_of, curves_of, flat_row, label, markdown_of, spread_of, summary, table_of, write_results
+from coopcli.experiment import HAND_WRITTEN, LEARNS, METHODS, Cell, Result, Variant
+from coopcli.results import (
+    Spread,
+    costs_of,
+    csv_of,
+    curves_of,
+    flat_row,
+    label,
+    markdown_of,
+    spread_of,
+    summary,
+    table_of,
+    write_results,
+)
 
 
 def result(method="coop", shots=1, seed=1, top1=0.5, variant=None, model="mini", **more):
@@ -74,5 +86,20 @@ def test_a_table_has_a_level_for_hand_written_prompts(tmp_path):
     first, zeroshot, coop, csc = table_of(summary(RESULTS))
     assert first == ["shots", "1", "4"] and zeroshot == ["zeroshot", "25.0", "25.0"]
     assert coop == ["coop, unified", "12.0 ± 1.0", "42.0 ± 1.0"] and csc == ["coop, class-specific", "-", "-"]
-    rows = markdown_of(summary(RESULTS)).splitlines()
+    rows = markdown_of(summary(RESULTS)).split("\n\n")[0].splitlines()
     assert rows[0] == "| top-1 %; shots | 1 | 4 |" and rows[1] == "| --- | --- | --- |" and len(rows) == 5
+
+
+def test_what_each_learns_at_its_most_shots():
+    rows = [
+        result("zeroshot", 0, 0),
+        *(result(shots=shots, seed=seed, seconds=shots + seed, parameters=2048) for shots in (1, 4) for seed in (1, 2)),
+        result("tip-adapter", None),
+        result("lp++", 16, top1=None),
+    ]
+    first, coop, tip = costs_of(summary(rows))
+    assert first == ["method", "shots", "learns", "numbers", "seconds"]
+    assert coop == ["coop", "4", LEARNS["coop"], "2,048", "5.5"]
+    assert tip == ["tip-adapter", "all", "nothing; keeps the features of the train images", "0", "0.0"]
+    assert markdown_of(summary(rows)).splitlines()[-1] == f"| {' | '.join(tip)} |"
+    assert set(LEARNS) == set(METHODS) - set(HAND_WRITTEN) - {"tip-adapter"}

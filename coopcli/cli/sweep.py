@@ -207,17 +207,23 @@ def sweep(
 
 
 def show(title: str, lines: Sequence[Line]) -> None:
-    """Mean and spread over the seeds, a row for each method and variant, a column for each number of shots."""
-    from ..results import VALUES, table_of
+    """Mean and spread over the seeds, a row for each method and variant, a column for each number of shots; and the costs."""
+    from ..results import VALUES, costs_of, table_of
 
     for value, heading in VALUES.items():
-        if not any(getattr(line, value) for line in lines):
-            continue
-        out.print(f"[bold]{shown(title)}: {heading}[/bold], mean and standard deviation over seeds", soft_wrap=True)
-        first, *rows = table_of(lines, value)
-        table = Table(box=None, pad_edge=False)
-        for number, word in enumerate(first):
-            table.add_column(word, justify="right" if number else "left")
-        for row in rows:
-            table.add_row(*map(shown, row))
-        out.print(table)
+        if any(getattr(line, value) for line in lines):
+            out.print(f"[bold]{shown(title)}: {heading}[/bold], mean and standard deviation over seeds", soft_wrap=True)
+            _print(table_of(lines, value))
+    if len(costs := costs_of(lines)) > 1:
+        out.print("\n[bold]What each learns[/bold], at the most shots; mean seconds, features in the cache", soft_wrap=True)
+        _print(costs, left=(0, 2))
+
+
+def _print(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
+    """A table, its first row the headings; all columns but those of `left` are numbers."""
+    table = Table(box=None, pad_edge=False)
+    for number, word in enumerate(rows[0]):
+        table.add_column(word, justify="left" if number in left else "right")
+    for row in rows[1:]:
+        table.add_row(*map(shown, row))
+    out.print(table)
