@@ -213,7 +213,7 @@ class Bench:
         from coopcli.images import load_folder
 
         processor = CLIPImageProcessorPil()
-        backbone = Backbone("random", None, self.model, self.tokenizer, processor, "x", torch.device("cpu"), "float32")
+        backbone = Backbone("random", None, self.model, self.tokenizer, processor, "x", torch.device("cpu"), "float32", 100.0)
         with tempfile.TemporaryDirectory() as folder:
             rng = np.random.default_rng(0)
             for i in range(4 * IMAGES):

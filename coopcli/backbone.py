@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class Backbone:
     """A CLIP ready for use; nothing in it learns.
 
     `fingerprint` names weights, tokenizer and preprocessing by content: equal for equal models, wherever they lie.
+    `logit_scale` is the factor on cosine similarities, exp of the model's parameter before any rounding: 100 for OpenAI's.
     """
 
     name: str
@@ -50,17 +52,13 @@ class Backbone:
     fingerprint: str
     device: torch.device
     dtype: Dtype
+    logit_scale: float
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
         """The text tower, put together when it is first needed: images are classified without it by class features kept."""
         with torch.inference_mode(False):  # or what is made here while images are classified could not be trained through
             return TextEncoder(self.model)
-
-    @property
-    def logit_scale(self) -> float:
-        """exp(logit_scale), the factor on cosine similarities: 100 for OpenAI's models."""
-        return float(self.model.logit_scale.float().exp())
 
     @property
     def model_key(self) -> str:
@@ -131,6 +129,10 @@ def load_backbone(
     Raises CoopError when the model cannot be had or is of another kind.
     """
     target = pick_device(device)
+    if target.type == "cuda":
+        # To be said before the first product: with it sums are in a fixed order, and float32 means float32.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.allow_tf32 = False
     if not name.startswith(PREFIX):
         model, tokenizer, processor = _load_clip(name, revision, allow_pickle)
         commit = getattr(model.config, "_commit_hash", None)
@@ -141,8 +143,9 @@ def load_backbone(
         raise UsageError(f'--revision {revision}: the weights of "{name}" have no revisions')
     model = model.eval().requires_grad_(False)
     fingerprint = fingerprint_of(model, tokenizer, processor)
+    logit_scale = float(model.logit_scale.exp())
     _move(model, target, dtype)
-    return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype)
+    return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype, logit_scale)
 
 
 def _move(model: torch.nn.Module, device: torch.device, dtype: Dtype) -> None:

@@ -21,6 +21,7 @@ from .dataset import DataSet, ImageItem, file_item
 from .errors import CoopError, UsageError
 from .evaluation import Evaluation, as_head, check_backbone, classes_of, evaluate_logits, learned_features
 from .features import image_features, stream_features
+from .fewshot import test_items
 from .head import Head
 from .hub import prompt_path
 
@@ -152,7 +153,7 @@ def evaluate(classifier: Classifier, dataset: DataSet, split: str | None = None)
     Raises CoopError for classes that it cannot know, and for an image that cannot be read.
     """
     names = classes_of(classifier.learned, dataset)
-    items = dataset.select(split) if split else dataset.split("test", "all", "val", "train")
+    items = dataset.select(split) if split else test_items(dataset)
     head = as_head(classifier.clip, classifier.learned, names, classifier.cache)
     return evaluate_logits(head.logits(image_features(classifier.clip, items, classifier.cache)), names, items)
 

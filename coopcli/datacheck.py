@@ -35,7 +35,8 @@ def name_traps(dataset: DataSet) -> list[str]:
     for name, folders in alike.items():
         if len(folders) > 1:
             traps.append(
-                f'classes {_some(folders)} are all "{name}" in a prompt: only one of them is ever predicted; see --classnames'
+                f'classes {_some(folders)} are all "{name}" in a prompt, which cannot tell them apart unless each has its own '
+                "context; see --classnames"
             )
     ids = [name for name in dataset.class_names if ID.fullmatch(name)]
     if 2 * len(ids) > len(dataset.class_names):
@@ -62,7 +63,7 @@ def count_traps(class_names: Sequence[str], items: Sequence[ImageItem], what: st
 
 def prompt_traps(known: Sequence[str], class_names: Sequence[str]) -> list[str]:
     """Of a prompt learned for some classes and used on others: not one in common, whatever their order and spelling."""
-    if {readable_name(name).lower() for name in known} & {readable_name(name).casefold() for name in class_names}:
+    if {readable_name(name).lower() for name in known} & {readable_name(name).lower() for name in class_names}:
         return []
     return [
         f"none of the data's classes ({_some(class_names)}) is one that the prompt was learned for ({_some(known)}); "

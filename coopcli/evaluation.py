@@ -15,6 +15,7 @@ from torch import Tensor
 from .artifact import LearnedPrompt
 from .backbone import Backbone
 from .cache import FeatureCache
+from .classnames import distinct, places
 from .errors import CoopError
 from .head import Head
 from .images import DataSet, ImageItem
@@ -48,7 +49,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """The metrics for `--json` and metrics.json."""
-        per_class = dict(zip(self.class_names, self.metrics.per_class, strict=True))
+        per_class = dict(zip(distinct(self.class_names), self.metrics.per_class, strict=True))
         return {"class_names": list(self.class_names), **asdict(self.metrics), "per_class": per_class}
 
 
@@ -87,15 +88,16 @@ def learned_features(
     """
     context = prompt.context
     if prompt.settings.csc:
-        row_of = {name: row for row, name in enumerate(prompt.class_names)}
-        strangers = [name for name in class_names if name not in row_of]
+        rows = places(prompt.class_names, class_names)
+        strangers = [name for name, row in zip(class_names, rows, strict=True) if row is None]
         if strangers:
             raise CoopError(
-                f'this prompt has a class-specific context for its own {len(row_of)} classes and none for "{strangers[0]}"'
+                f"this prompt has a class-specific context for its own {len(prompt.class_names)} classes "
+                f'and none for "{strangers[0]}"'
                 + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else "")
                 + "; a prompt fitted without --csc works with any class list"
             )
-        context = context[[row_of[name] for name in class_names]]
+        context = context[rows]
 
     def encode() -> Tensor:
         encoder = backbone.text_encoder

@@ -30,7 +30,7 @@ from .methods import fine_tune, linear_probe, lp_plus_plus, text_bias, text_tran
 from .methods.task import Task
 from .prompts import ContextSettings, Position, tokenize
 from .runs import checkpoint_of, versions
-from .training import fast_recipe, paper_recipe
+from .training import Recipe, fast_recipe, paper_recipe
 
 COOP = "coop"
 HAND_WRITTEN = ("zeroshot", "ensemble")
@@ -90,7 +90,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What all experiments of a grid have in common. `views` augmented views are encoded of each train image."""
+    """What all experiments of a grid have in common. `views` augmented views are encoded of each train image.
+
+    With 0, a prompt learns from new ones in every epoch, and the other methods take as many as is usual.
+    """
 
     template: str
     templates: tuple[str, ...]
@@ -215,7 +218,7 @@ class Laboratory:
             folders=data.folders,
             text=hand_written_features(backbone, [self.plan.template], data.class_names, self.features),
             train=image_features(backbone, data.train, self.features),
-            views=view_features(backbone, data.train, range(self.plan.views or 1), self.features),
+            views=view_features(backbone, data.train, range(self.plan.views or Recipe.views), self.features),
             labels=torch.tensor([item.label for item in data.train]),
             val=image_features(backbone, data.val, self.features),
             val_labels=torch.tensor([item.label for item in data.val], dtype=torch.long),

@@ -246,4 +246,9 @@ def _encode_pixels(backbone: Backbone, pixels: Tensor) -> Tensor:
     """Features [n, p] of one batch of pixels, whatever else is in it."""
     filler = -len(pixels) % MULTIPLE[backbone.device.type]
     padded = torch.cat([pixels, pixels[:1].expand(filler, -1, -1, -1)]) if filler else pixels
-    return backbone.encode_images(padded)[: len(pixels)]
+    try:
+        return backbone.encode_images(padded)[: len(pixels)]
+    except torch.OutOfMemoryError as error:
+        raise CoopError(
+            f"the GPU's memory does not hold {len(padded)} images at a time; use --dtype bfloat16 or --device cpu"
+        ) from error

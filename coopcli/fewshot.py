@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from .errors import CoopError
 from .images import DataSet, ImageItem
 
 VAL_SHOTS = 4  # the reference draws min(k, 4) validation images per class
@@ -39,6 +40,11 @@ class FewShot:
         return hashlib.sha256("\n".join(item.name for item in self.train).encode()).hexdigest()
 
 
+def in_words(shots: int | None) -> str:
+    """A number of shots, in words."""
+    return "all images" if shots is None else f"{shots} shot{'s' * (shots != 1)}"
+
+
 def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Classes = "all") -> FewShot:
     """Draw `shots` train images per class (None: all), and of `classes` keep those of one half.
 
@@ -56,16 +62,21 @@ def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Class
 
 
 def test_items(dataset: DataSet) -> tuple[ImageItem, ...]:
-    """The images to test on, less those that are trained on: the test split, the val split where there is none, or all."""
+    """The images to test on, among them those that will be drawn to train on where the data has no splits.
+
+    They are the test split, where there is none all of data without splits, or else the val split.
+    """
     return dataset.split("test", "all", "val", "train")
 
 
 def half(dataset: DataSet, classes: Classes) -> DataSet:
     """The data set with the base classes only, the first ceil(K/2), or the new ones, the rest, labelled from 0.
 
-    Source: CoCoOp, Section 4.1; `subsample_classes` of the reference's datasets.
+    Source: CoCoOp, Section 4.1; `subsample_classes` of the reference's datasets. Raises CoopError for a half of one class.
     """
     kept = label_range(len(dataset.class_names), classes)
+    if len(kept) < 2:
+        raise CoopError(f"{dataset.name} has {len(dataset.class_names)} classes, {len(kept)} of them {classes}; two are needed")
     part = slice(kept.start, kept.stop)
     splits = {split: with_labels(items, kept) for split, items in dataset.splits.items()}
     return replace(dataset, class_names=dataset.class_names[part], folders=dataset.folders[part], splits=splits)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .classnames import places
 from .errors import CoopError
 from .safefile import ORIGIN_CHECKS, Checks, Contents, Layout, is_text, write
 
@@ -60,15 +61,15 @@ class Head:
 
     def among(self, class_names: Sequence[str]) -> Head:
         """The head that chooses among these of its classes, in this order. Raises CoopError for any other class."""
-        row_of = {name: row for row, name in enumerate(self.class_names)}
-        strangers = [name for name in class_names if name not in row_of]
+        found = places(self.class_names, class_names)
+        strangers = [name for name, row in zip(class_names, found, strict=True) if row is None]
         if strangers:
             raise CoopError(
-                f'this {self.method} head knows its own {len(row_of)} classes and not "{strangers[0]}"'
+                f'this {self.method} head knows its own {len(self.class_names)} classes and not "{strangers[0]}"'
                 + (f" or {len(strangers) - 1} more" if len(strangers) > 1 else "")
                 + "; a prompt that `coop fit` learned works with any class list"
             )
-        rows = [row_of[name] for name in class_names]
+        rows = [row for row in found if row is not None]
         chosen = replace(
             self,
             weights=self.weights[rows],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,19 +62,16 @@ def prompt_path(source: str) -> Path:
     return folder
 
 
-def push(prompt: Path, card: str, target: str, message: str, private: bool = False) -> Pushed:
-    """Send a prompt file, or that of a run folder, with its model card to `user/name` or `user/name@branch` on the hub.
+def push(files: Mapping[str, Path], card: str, target: str, message: str, private: bool = False) -> Pushed:
+    """Send the files of a prompt, by their names there, with its card to `user/name` or `user/name@branch` on the hub.
 
-    Repository and branch are made where they are not there yet. What else is in a run folder stays on this machine: it
-    tells of its files. Raises UsageError for a name that cannot be, without a login, and for a public repository that
-    should be `private`; CoopError when the hub does not take it.
+    Repository and branch are made where they are not there yet. Raises UsageError for a name that cannot be, without a
+    login, and for a public repository that should be `private`; CoopError when the hub does not take it.
     """
     match = HUB_ID.fullmatch(target)
     if not match:
         raise UsageError(f'"{target}" is no name on the hub; it has the form user/name or user/name@branch')
     repo, branch = match["repo"], match["revision"]
-    folder, patterns = (prompt, PROMPT_FILES) if prompt.is_dir() else (prompt.parent, (prompt.name,))
-    found = {path.relative_to(folder).as_posix(): path for pattern in patterns for path in sorted(folder.glob(pattern))}
     with _asking(repo, branch):
         from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
@@ -88,10 +85,10 @@ def push(prompt: Path, card: str, target: str, message: str, private: bool = Fal
             )
         if branch:
             api.create_branch(repo, branch=branch, exist_ok=True)
-        files: dict[str, Path | bytes] = {"README.md": card.encode(), **found}
-        additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+        sent: dict[str, Path | bytes] = {"README.md": card.encode(), **files}
+        additions = [CommitOperationAdd(name, content) for name, content in sent.items()]
         commit = api.create_commit(repo, additions, commit_message=message, revision=branch)
-    return Pushed(f"{url}/tree/{branch}" if branch else url, commit.oid, tuple(files))
+    return Pushed(f"{url}/tree/{branch}" if branch else url, commit.oid, tuple(sent))
 
 
 @contextmanager

@@ -113,7 +113,9 @@ def load_tables(
     for split, path in paths.items():
         root = _image_root(path, images_root)
         hint = _hint(path, root)
-        items = [file_item(root / file, file, label_of[value], hint) for file, value in listed[split] if value]
+        # Two tables beside their images may both list "1.png"; a name must be that of one image.
+        within = f"{split}/" if len(paths) > 1 and images_root is None else ""
+        items = [file_item(root / file, within + file, label_of[value], hint) for file, value in listed[split] if value]
         warn_of_unlabelled(f'"{path}"', len(listed[split]) - len(items), len(listed[split]))
         if items:
             splits[split] = tuple(items)

@@ -17,6 +17,7 @@ from torch import Tensor
 from .artifact import LearnedPrompt
 from .backbone import Backbone
 from .cache import FeatureCache
+from .classnames import distinct
 from .errors import CoopError
 from .evaluation import check_backbone, learned_logits
 from .features import Progress, readable_features
@@ -90,7 +91,7 @@ def near_tokens(prompt: LearnedPrompt, backbone: Backbone) -> dict[str | None, V
     table, csc = backbone.text_encoder.token_embedding, prompt.settings.csc
     spacing = token_spacing(table)
     found: dict[str | None, Vectors] = {}
-    owners = prompt.class_names[:CONTEXTS] if csc else (None,)
+    owners = distinct(prompt.class_names)[:CONTEXTS] if csc else (None,)
     for owner, context in zip(owners, prompt.context if csc else prompt.context[None], strict=False):
         near = nearest_tokens(context, table, backbone.tokenizer, TOKENS)
         found[owner] = [(vector, spacing.share_below(vector[0].distance)) for vector in near]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Metric = Literal["euclidean", "cosine"]  # cosine: 1 - the cosine similarity
 SAMPLE = 1024  # tokens by which their spacing is told: shares of them are then right to 1 or 2 %
-ROWS = 256  # of distances to a whole vocabulary at a time: 50 MB for 49,408 tokens
+ROWS = 256  # of distances to a whole vocabulary at a time: 100 MB for 49,408 tokens
 WORDS = 2048  # words to encode at a time
 
 
@@ -50,20 +50,19 @@ def nearest_tokens(
     `context` is [R, d], `token_embedding` [V, d]. Distances are computed in float64: close ones keep their order.
     """
     table = _rows(token_embedding, metric, among)
-    vectors = _rows(context, metric)
-    if metric == "cosine":
-        distances = (1 - vectors @ table.T).clamp(min=0)
-    else:
-        distances = torch.cdist(vectors, table, compute_mode="donot_use_mm_for_euclid_dist")
-    near = distances.topk(min(top, distances.shape[1]), dim=1, largest=False)
     ids = list(among) if among is not None else range(len(table))
-    return [
-        [
-            NearToken(readable_token(tokenizer, ids[row]), ids[row], distance)
-            for distance, row in zip(of_vector_distances, of_vector_rows, strict=True)
-        ]
-        for of_vector_distances, of_vector_rows in zip(near.values.tolist(), near.indices.tolist(), strict=True)
-    ]
+    found = []
+    for vectors in _rows(context, metric).split(ROWS):
+        if metric == "cosine":
+            distances = (1 - vectors @ table.T).clamp(min=0)
+        else:
+            distances = torch.cdist(vectors, table, compute_mode="donot_use_mm_for_euclid_dist")
+        near = distances.topk(min(top, len(table)), dim=1, largest=False)
+        for of_vector in zip(near.values.tolist(), near.indices.tolist(), strict=True):
+            found.append(
+                [NearToken(readable_token(tokenizer, ids[row]), ids[row], far) for far, row in zip(*of_vector, strict=True)]
+            )
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,32 @@ from pathlib import Path
 import torch
 
 MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")  # of a container
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that could still be taken on a device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own store
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     if MEMINFO.exists():
         lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+        of_container = _free_in_container()
+        return available if of_container is None else min(available, of_container)
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return 4 << 30  # Windows tells it to no standard library module; most machines have this much
+
+
+def _free_in_container() -> int | None:
+    """What a container's limit leaves, the file cache that it would give back included; None without a limit."""
+    try:
+        limit, used = (int((CGROUP / f"memory.{what}").read_text()) for what in ("max", "current"))
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such files, or "max"
+        return None
+    return max(0, limit - used + int(stat.get("inactive_file", 0)))
 
 
 def peak_memory(device: torch.device) -> int:

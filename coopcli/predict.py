@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -78,24 +77,3 @@ def _from(source: str) -> Iterator[ImageItem]:
 def _from_list(lines: Iterable[str]) -> Iterator[ImageItem]:
     paths = (line.rstrip("\r\n") for line in lines)
     return (file_item(Path(path), path) for path in paths if path)
-
-
-def read_class_list(path: Path) -> tuple[str, ...]:
-    """The names in a class-name file: a JSON list, the values of a JSON object, or lines `name` or `folder<TAB>name`.
-
-    Raises UsageError for a file that is missing or of another form, has fewer than two names, or one twice.
-    """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f'class-name file "{path}" cannot be read: {error}') from error
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        content = [line.rpartition("\t")[2].strip() for line in text.splitlines() if line.strip()]
-    names = list(content.values()) if isinstance(content, dict) else content
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise UsageError(f'class-name file "{path}" must hold lines of names, a JSON list, or a JSON object of folder: name')
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise UsageError(f'class-name file "{path}" must hold two names or more, each once')
-    return tuple(names)

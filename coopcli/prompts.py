@@ -113,5 +113,5 @@ def word_context(
     tokens = tokenize(tokenizer, readable_name(words))
     if not tokens:
         raise UsageError("--init holds no word")
-    context = token_embedding.detach()[torch.tensor(tokens, device=token_embedding.device)].float()
+    context = token_embedding.detach()[torch.tensor(tokens, device=token_embedding.device)].float().cpu()
     return context.expand(n_classes, *context.shape).clone() if csc else context

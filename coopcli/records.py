@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .artifact import LearnedPrompt, load_prompt
+from .classnames import distinct
 from .config import read_settings
 from .errors import CoopError, UsageError
 from .evaluation import Metrics
 from .experiment import Cell, Variant
+from .fewshot import in_words
 from .results import Line, Spread
 from .runs import SETTINGS
 from .training import EpochLog
@@ -46,7 +48,7 @@ class Run:
     def variant(self) -> str:
         """How it was learned, all but the seed."""
         told, context = self.prompt.training, self.prompt.settings
-        words = [f"{'all' if told.get('shots') is None else told['shots']} shots", f"M = {context.n_ctx}", context.position]
+        words = [in_words(told.get("shots")), f"M = {context.n_ctx}", context.position]
         words += ["class-specific"] if context.csc else []
         words += [f'from "{told["init"]}"'] if told.get("init") else []
         return ", ".join([*words, f"{self.settings.get('recipe', 'own')} recipe"])
@@ -82,7 +84,7 @@ def _scores(found: dict[str, Any] | None) -> Scores | None:
         return None
     names = tuple(map(str, found["class_names"]))
     confusion = [[int(count) for count in row] for row in found["confusion"]]
-    per_class = [None if share is None else float(share) for share in (found["per_class"][name] for name in names)]
+    per_class = [None if share is None else float(share) for share in (found["per_class"][name] for name in distinct(names))]
     if [len(row) for row in confusion] != [len(names)] * len(names):
         raise ValueError("the confusion is no square")
     return Scores(names, Metrics(int(found["n"]), float(found["top1"]), float(found["macro"]), per_class, confusion))
@@ -117,7 +119,7 @@ def _line(row: dict[str, Any]) -> Line:
     """The line that a row of results.json's summary was made of."""
 
     def spread(name: str) -> Spread | None:
-        return None if row[name] is None else Spread(float(row[name]), float(row[f"{name}_std"]), int(row["seeds"]))
+        return None if row[name] is None else Spread(float(row[name]), float(row[f"{name}_std"]), int(row[f"{name}_seeds"]))
 
     variant = None if row["position"] is None else Variant(**{entry.name: row[entry.name] for entry in fields(Variant)})
     cell = Cell(str(row["method"]), str(row["model"]), None if row["shots"] == "all" else int(row["shots"]), 0, variant)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import re
 import warnings
@@ -22,7 +21,6 @@ from torch import Tensor
 from .artifact import LearnedPrompt
 from .backbone import Backbone
 from .errors import CoopError, UsageError
-from .images import load_split_file
 from .prompts import ContextSettings, Position, context_prompts, readable_name, tokenize
 from .safefile import MAX_FILE, brief
 
@@ -225,44 +223,6 @@ def _tell_of_stops(backbone: Backbone, class_names: Sequence[str], position: Pos
             "after it, so results may differ a little",
             len(merged), merged[0],
         )  # fmt: skip
-
-
-def read_class_list(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class names in the order of their labels, and the data's own names of these classes.
-
-    The file is a JSON list of names, a JSON object {folder: name}, a `split_zhou_*.json`, or holds a class a line:
-    `name`, `folder<TAB>name`, or `n01440764 name` as the reference's classnames.txt of ImageNet.
-    Raises UsageError for a file that is missing or of another form.
-    """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, ValueError) as error:
-        raise UsageError(f'class-name file "{path}" cannot be read: {error}') from error
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        content = None
-    pairs: list[tuple[str, str]] = []
-    if content is None:
-        pairs = [_of_line(line.strip()) for line in text.splitlines() if line.strip()]
-    elif isinstance(content, list) and all(isinstance(name, str) for name in content):
-        pairs = [(name, name) for name in content]
-    elif isinstance(content, dict) and all(isinstance(name, str) for name in content.values()):
-        pairs = list(content.items())
-    elif isinstance(content, dict):
-        dataset = load_split_file(path)
-        pairs = list(zip(dataset.folders, dataset.class_names, strict=True))
-    if not pairs:
-        raise UsageError(f'class-name file "{path}" must hold a list of names, an object of folder: name, or a name a line')
-    folders, names = zip(*pairs, strict=True)
-    return names, folders
-
-
-def _of_line(line: str) -> tuple[str, str]:
-    """Folder and name."""
-    between = "\t" if "\t" in line else " " if re.match(r"n\d{8} ", line) else None
-    folder, name = line.split(between, 1) if between else (line, line)
-    return folder.strip(), name.strip()
 
 
 # ------------------------------------------------------------------------------------------------ to start from

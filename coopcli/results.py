@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import plots
-from .backbone import short_name
+from .backbone import pick_device, short_name
 from .experiment import LEARNS, Cell, Result, Variant
 from .runs import provenance, write_json
 from .safefile import write_atomically
@@ -100,7 +100,7 @@ def _summary_row(line: Line) -> dict[str, Any]:
     row: dict[str, Any] = {**cell, "seeds": line.seeds}
     for name in ("top1", "macro", "new", "harmonic"):
         spread: Spread | None = getattr(line, name)
-        row |= {name: spread and spread.mean, f"{name}_std": spread and spread.std}
+        row |= {name: spread and spread.mean, f"{name}_std": spread and spread.std, f"{name}_seeds": spread and spread.n}
     return {**row, "seconds": line.seconds, "parameters": line.parameters}
 
 
@@ -125,9 +125,8 @@ def write_results(folder: Path, title: str, settings: dict[str, Any], results: S
     Raises CoopError when they cannot be written.
     """
     rows, lines = [flat_row(result) for result in results], summary(results)
-    device = settings.get("device", "cpu")
     content = {
-        **provenance("cuda" if device == "cuda" else "cpu"),
+        **provenance(pick_device(settings.get("device", "cpu"))),
         "settings": settings,
         "summary": [_summary_row(line) for line in lines],
         "results": [{**row, "versions": result.versions} for row, result in zip(rows, results, strict=True)],

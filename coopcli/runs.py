@@ -70,11 +70,11 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
-def begin_run(folder: Path, settings: dict[str, Any]) -> None:
+def begin_run(folder: Path, settings: dict[str, Any], command: str = "fit") -> None:
     """Write settings.toml, by which later commands know the run. Raises CoopError when it cannot be written."""
     for left_over in folder.glob(".*.partial"):  # by a process that was killed while it wrote
         left_over.unlink(missing_ok=True)
-    text = f"# coop fit --config {SETTINGS} repeats this run\n\n{to_toml(settings)}"
+    text = f"# coop {command} --config {SETTINGS} repeats this run\n\n{to_toml(settings)}"
     write_atomically(folder / SETTINGS, text.encode())
 
 

@@ -52,6 +52,7 @@ class Grid:
 
 
 def sweep(
+    dataset: DataSet,
     load: Callable[[], DataSet],
     plan: Plan,
     cells: Sequence[Cell],
@@ -63,15 +64,15 @@ def sweep(
 ) -> list[Result]:
     """The results of all cells, in their order; those that `folder` holds already are not done again.
 
-    `jobs` processes do a cell each at a time (None: one for each core where the model is small, else one), so `load`,
-    which lists the data set's images, must be something that pickle knows. Each result is that of one process.
+    `jobs` processes do a cell each at a time (None: one for each core where the model is small, else one); each has the
+    data set from `load`, which must be something that pickle knows. Each result is that of one process.
     """
     kept = {cell: result for cell in cells if (result := _kept(folder, cell))}
     for result in kept.values():
         on_result(result)
     left = [cell for cell in cells if cell not in kept]
     if left:
-        laboratory = Laboratory(load(), plan, FeatureCache(cache_folder))
+        laboratory = Laboratory(dataset, plan, FeatureCache(cache_folder))
         laboratory.prepare(left, on_images)
         jobs = jobs or _fitting_jobs(laboratory, left)
         done = _in_turn(laboratory, left, folder) if jobs == 1 else _at_once(load, plan, left, folder, cache_folder, jobs)
@@ -149,6 +150,7 @@ def _begin_worker(load: Callable[[], DataSet], plan: Plan, cache_folder: Path, t
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
     threading.Thread(target=_end_with_main, args=(stop,), daemon=True).start()
     torch.set_num_threads(threads)
+    logging.getLogger("coopcli").addHandler(logging.NullHandler())  # the main process has told of the data already
     _laboratory = Laboratory(load(), plan, FeatureCache(cache_folder))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import CoopError
 from .prompts import Prompt
@@ -118,11 +120,20 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """On a GPU, sums in a fixed order: the same command gives the same bytes."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(device.type == "cuda" or before[0], warn_only=True)
-    try:
+    """On a GPU, sums in a fixed order, so that the same command gives the same bytes.
+
+    An operation that PyTorch knows no such order for runs all the same. Of attention only the plain kernel has one in
+    backward unless that is an error.
+    """
+    if device.type != "cuda":
         yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+            warnings.filterwarnings("ignore", message=".*determinis")
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,13 @@ from torch import Tensor
 
 from . import plots
 from .artifact import LearnedPrompt
-from .backbone import Backbone
+from .backbone import Backbone, short_name
 from .cache import FeatureCache
+from .classnames import distinct
 from .errors import CoopError
 from .evaluation import check_backbone, classes_of, evaluate_logits, hand_written_features, learned_logits
 from .features import image_features
+from .fewshot import in_words, test_items
 from .head import Head
 from .images import DataSet
 from .results import Spread, spread_of
@@ -25,10 +29,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Target:
-    """A data set to be tested on, with the hand-written template that suits it."""
+    """A data set to be tested on, with the hand-written template that suits it.
+
+    `renamed`: its class names were given for it, and come before those that a prompt knows its folders by.
+    """
 
     dataset: DataSet
     template: str
+    renamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,13 +76,15 @@ def transfer(
         if one.fingerprint not in backbones:
             backbones[one.fingerprint] = backbone_of(one)
         check_backbone(one, backbones[one.fingerprint])
-    several = len(backbones) > 1
-    for fingerprint, backbone in backbones.items():
-        of_model = f", {Path(backbone.name).name}" if several else ""
-        for target in targets:
+    sources = sources_of(learned)
+    models = [short_name(backbone.name) for backbone in backbones.values()]
+    titles = distinct([target.dataset.name for target in targets])
+    for (fingerprint, backbone), model, own_name in zip(backbones.items(), models, distinct(models), strict=True):
+        of_model, by_hand = (f", {name}" if len(models) > 1 else "" for name in (model, own_name))
+        for target, title in zip(targets, titles, strict=True):
             dataset = target.dataset
-            items = dataset.split("test", "all", "val", "train")
-            images = image_features(backbone, items, cache, lambda *n, of=dataset.name: on_images(f"images of {of}", *n))
+            items = test_items(dataset)
+            images = image_features(backbone, items, cache, lambda *n, of=title: on_images(f"images of {of}", *n))
 
             def tested(names: Sequence[str], logits: Tensor, of: Any = items) -> dict[str, Any]:
                 metrics = evaluate_logits(logits, names, of).metrics
@@ -83,18 +93,37 @@ def transfer(
             for source, wording in (("zeroshot", [target.template]), ("ensemble", list(templates))):
                 features = hand_written_features(backbone, wording, dataset.class_names, cache)
                 found = tested(dataset.class_names, backbone.logit_scale * images @ features.T)
-                rows.append(Transfer(source + of_model, None, dataset.name, fingerprint=fingerprint, **found))
-            for path, one in learned:
+                rows.append(Transfer(source + by_hand, None, title, fingerprint=fingerprint, **found))
+            for (path, one), source in zip(learned, sources, strict=True):
                 if one.fingerprint != fingerprint:
                     continue
-                names, sha256 = classes_of(one, dataset), one.training.get("few_shot_sha256")
+                names = dataset.class_names if target.renamed else classes_of(one, dataset)
+                sha256 = one.training.get("few_shot_sha256")
                 about: dict[str, Any] = {"file": str(path), "fingerprint": fingerprint, "few_shot_sha256": sha256}
                 try:
                     about |= tested(names, learned_logits(backbone, one, images, names))
                 except CoopError as error:
                     about["note"] = str(error)
-                rows.append(Transfer(source_of(one) + of_model, one.training.get("seed"), dataset.name, **about))
+                rows.append(Transfer(source + of_model, one.training.get("seed"), title, **about))
     return rows
+
+
+def sources_of(learned: Sequence[tuple[Path, LearnedPrompt | Head]]) -> list[str]:
+    """Of each what it is, in words that are the same for all seeds, and for nothing else.
+
+    Where recipes differ they are told, too; of two that are the same even so, seed and all, each goes by its file.
+    """
+    sources = [source_of(one) for _, one in learned]
+    recipes = [json.dumps(one.training.get("recipe"), sort_keys=True) for _, one in learned]
+    for source in set(sources):
+        places = [place for place, other in enumerate(sources) if other == source]
+        if len({recipes[place] for place in places}) > 1:
+            for place in places:
+                recipe = learned[place][1].training["recipe"] or {}
+                sources[place] += f", {recipe.get('epochs')} epochs of {recipe.get('optimizer')} at {recipe.get('lr')}"
+    again = Counter((source, one.training.get("seed"), one.model) for source, (_, one) in zip(sources, learned, strict=True))
+    of_files = {source for (source, *_), count in again.items() if count > 1}
+    return [f"{source}, {path}" if source in of_files else source for source, (path, _) in zip(sources, learned, strict=True)]
 
 
 def source_of(learned: LearnedPrompt | Head) -> str:
@@ -109,7 +138,7 @@ def source_of(learned: LearnedPrompt | Head) -> str:
         if told.get("init"):
             words.append(f'"{told["init"]}"')
     if "shots" in told:
-        words.append("all images" if told["shots"] is None else f"{told['shots']} shots")
+        words.append(in_words(told["shots"]))
     if told.get("classes", "all") != "all":
         words.append(f"{told['classes']} classes")
     return ", ".join(words)

@@ -228,3 +228,9 @@ def test_cuda_where_there_is_none():
     assert pick_device("auto").type == "cpu"
     with pytest.raises(UsageError, match="no CUDA device"):
         pick_device("cuda")
+
+
+def test_the_logit_scale_is_not_rounded(mini):
+    exact = float(mini.model.logit_scale.double().exp())
+    assert mini.logit_scale == pytest.approx(exact, rel=1e-6)
+    assert load_backbone("mini", dtype="bfloat16").logit_scale == mini.logit_scale

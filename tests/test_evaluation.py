@@ -105,3 +105,13 @@ def test_vectors_of_another_width_are_refused(mini):
         check_backbone(some_prompt(fingerprint=mini.fingerprint), mini)
     with pytest.raises(CoopError, match='vectors of 4 numbers; those of "mini" have 128'):
         check_backbone(some_head(fingerprint=mini.fingerprint), mini)
+
+
+def test_two_classes_of_one_name_keep_their_own_contexts_and_scores(mini):
+    names = ("missile", "sun", "missile")
+    prompt = learned(mini, csc=True, names=names)
+    expected = oracle.text_features(mini.model, mini.tokenizer, names, prompt.context)
+    assert (learned_features(mini, prompt, names) - expected).abs().max() < 1e-5
+    items = [ImageItem(str(k), k, bytes) for k in range(3)]
+    told = evaluate_logits(torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]), names, items).as_dict()
+    assert told["per_class"] == {"missile": 1.0, "sun": 1.0, "missile (2)": 0.0} and told["class_names"] == list(names)

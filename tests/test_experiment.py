@@ -9,7 +9,7 @@ from coopcli.backbone import load_backbone
 from coopcli.cache import FeatureCache
 from coopcli.evaluation import hand_written_features, learned_features
 from coopcli.experiment import HEADS, METHODS, Cell, Laboratory, Plan, Variant
-from coopcli.features import image_features
+from coopcli.features import image_features, view_features
 from coopcli.fitting import fit
 from coopcli.images import load_data
 from coopcli.methods.fine_tune import FineTuning
@@ -55,6 +55,17 @@ def test_a_prompt_is_the_one_that_fit_learns(mini, splits, tmp_path):
     assert torch.equal(load_learned(tmp_path / "cell").context, fitted.prompt.context)
     assert result.top1 == fitted.test.metrics.top1 and result.macro == fitted.test.metrics.macro
     assert result.few_shot_sha256 == fitted.data.sha256 and result.parameters == 5 * 4 * 128 and result.train_images == 10
+
+
+def test_online_views_are_for_prompts(mini, splits, tmp_path):
+    plan = Plan(TEMPLATES[0], TEMPLATES, device="cpu", views=0)
+    lab = Laboratory(splits, plan, FeatureCache(tmp_path / "features"))
+    lab.run(Cell("coop", "mini", 1, 1, Variant(n_ctx=2)), tmp_path / "cell")
+    fitted = fit(mini, splits, replace(QUICK, views=0), ContextSettings(2), shots=1, seed=1)
+    assert torch.equal(load_learned(tmp_path / "cell").context, fitted.prompt.context)
+    lab.run(Cell("tip-adapter", "mini", 1, 1), tmp_path / "tip")
+    views = view_features(mini, fitted.data.train, range(16), FeatureCache(None))
+    assert torch.allclose(load_learned(tmp_path / "tip").keys, torch.nn.functional.normalize(views.mean(1), dim=-1))
 
 
 def test_words_set_the_context_length(splits, tmp_path):

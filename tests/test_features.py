@@ -232,3 +232,12 @@ def test_a_worker_process_that_is_ended(mini, monkeypatch):
     many = [flat(number) for number in range(features.WORTH_PROCESSES)]
     with pytest.raises(CoopError, match="ended from outside"):
         image_features(mini, many, FeatureCache(None))
+
+
+def test_images_that_a_gpu_does_not_hold_are_one_line(mini, items, monkeypatch):
+    def full(self, pixels):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(type(mini), "encode_images", full)
+    with pytest.raises(CoopError, match=r"GPU's memory does not hold \d+ images at a time; use --dtype bfloat16"):
+        image_features(mini, items, FeatureCache(None))

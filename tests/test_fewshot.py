@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coopcli.errors import CoopError
 from coopcli.fewshot import draw_few_shot, few_shot_lists, half
 from coopcli.images import DataSet, ImageItem, load_split_file
 
@@ -51,7 +52,7 @@ def data_of(n_classes, per_class=4):
     return DataSet("toy", names, names, {split: items(split) for split in ("train", "val", "test")})
 
 
-@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 3))
+@given(st.integers(4, 9), st.integers(1, 5), st.integers(0, 3))
 def test_base_and_new_are_two_halves_of_the_same_draw(n_classes, shots, seed):
     data = data_of(n_classes)
     whole, base, new = (draw_few_shot(data, shots, seed, classes) for classes in ("all", "base", "new"))
@@ -60,7 +61,14 @@ def test_base_and_new_are_two_halves_of_the_same_draw(n_classes, shots, seed):
         of_whole = {(item.name, whole.class_names[item.label]) for item in getattr(whole, part)}
         of_halves = [(item.name, one.class_names[item.label]) for one in (base, new) for item in getattr(one, part)]
         assert len(of_halves) == len(of_whole) and set(of_halves) == of_whole
-    assert (base.sha256 == whole.sha256) == (n_classes == 1)
+    assert base.sha256 != whole.sha256
+
+
+def test_a_half_of_one_class_is_no_task():
+    assert half(data_of(3), "base").class_names == ("c0", "c1")
+    for n_classes, classes in ((2, "base"), (2, "new"), (3, "new")):
+        with pytest.raises(CoopError, match=f"has {n_classes} classes, 1 of them {classes}"):
+            draw_few_shot(data_of(n_classes), 1, 1, classes)
 
 
 def test_half_of_a_data_set_for_evaluation():

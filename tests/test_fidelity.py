@@ -33,7 +33,9 @@ def to_tensor(picture):
 @pytest.fixture(scope="module")
 def backbone(tokenizer):
     process = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
-    return Backbone("tiny", None, tiny_clip(tokenizer), tokenizer, process, "f" * 32, torch.device("cpu"), "float32")
+    model = tiny_clip(tokenizer)
+    scale = float(model.logit_scale.exp())
+    return Backbone("tiny", None, model, tokenizer, process, "f" * 32, torch.device("cpu"), "float32", scale)
 
 
 @pytest.fixture(scope="module")

@@ -142,3 +142,9 @@ def test_a_model_folder_that_cannot_be_written(mini, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CoopError, match="cannot be written"):
         some_head(tuned=mini).save(tmp_path / "file" / "head.safetensors")
+
+
+def test_two_classes_of_one_name_keep_their_own_weights():
+    head, x = some_head(classes=4, keys=9, class_names=("missile", "sun", "missile", "moon")), images()
+    assert torch.equal(head.among(head.class_names).logits(x), head.logits(x))
+    assert torch.allclose(head.among(["moon", "missile"]).logits(x), head.logits(x)[:, [3, 0]], atol=1e-6)

@@ -171,54 +171,52 @@ def run(tmp_path):
     return folder
 
 
+def files_of(run):
+    return {PROMPT: run / PROMPT}
+
+
 CARD = "---\nlibrary_name: coop\n---\n# A card\n"
 
 
 def test_push_makes_the_repository_and_sends_prompt_and_card(hub, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    pushed = push(run, CARD, "alice/flowers", "first")
+    pushed = push(files_of(run), CARD, "alice/flowers", "first")
     assert pushed.url == f"{hub.url}/alice/flowers" and pushed.files == ("README.md", PROMPT)
     repo = hub.repos["alice/flowers"]
     assert repo.branches == {"main": pushed.commit} and not repo.private
     assert repo.commits[pushed.commit] == {".gitattributes": b"", "README.md": CARD.encode(), PROMPT: PROMPT.encode()}
     assert prompt_path("alice/flowers").name == pushed.commit
 
-    again = push(run / PROMPT, CARD + "more", "alice/flowers@new", "second")
+    again = push(files_of(run), CARD + "more", "alice/flowers@new", "second")
     assert again.url == f"{hub.url}/alice/flowers/tree/new"
     assert repo.branches == {"main": pushed.commit, "new": again.commit}
     assert repo.commits[again.commit]["README.md"] == f"{CARD}more".encode()
 
 
-def test_push_sends_a_head_with_its_model(hub, tmp_path, monkeypatch):
+def test_push_to_a_private_repository(hub, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    (tmp_path / "tuned" / MODEL_FOLDER).mkdir(parents=True)
-    for name in (HEAD, f"{MODEL_FOLDER}/config.json", f"{MODEL_FOLDER}/model.safetensors"):
-        (tmp_path / "tuned" / name).write_text(name)
-    pushed = push(tmp_path / "tuned", CARD, "alice/tuned", "m", private=True)
-    assert pushed.files == ("README.md", HEAD, f"{MODEL_FOLDER}/config.json", f"{MODEL_FOLDER}/model.safetensors")
-    assert hub.repos["alice/tuned"].private
-    folder = prompt_path("alice/tuned")
-    assert (folder / HEAD).is_file() and (folder / MODEL_FOLDER / "model.safetensors").is_file()
-    push(tmp_path / "tuned", CARD, "alice/tuned", "m", private=True)  # private as before
+    for _ in range(2):  # and again, private as before
+        push(files_of(run), CARD, "alice/secret", "m", private=True)
+    assert hub.repos["alice/secret"].private
 
 
 def test_what_cannot_be_pushed(hub, run, monkeypatch):
     with pytest.raises(UsageError, match=r"needs a login.*HF_TOKEN"):
-        push(run, CARD, "alice/flowers", "m")
+        push(files_of(run), CARD, "alice/flowers", "m")
     assert not hub.asked
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     with pytest.raises(UsageError, match='"flowers" is no name on the hub'):
-        push(run, CARD, "flowers", "m")
+        push(files_of(run), CARD, "flowers", "m")
     with pytest.raises(CoopError, match=r'answered 403 for "bob/flowers": You don.t have the rights.*hf auth whoami'):
-        push(run, CARD, "bob/flowers", "m")
+        push(files_of(run), CARD, "bob/flowers", "m")
     with pytest.raises(CoopError, match=r'^"alice/flowers": Invalid metadata in README.md'):
-        push(run, "---\na: [\n---\n", "alice/flowers", "m")
+        push(files_of(run), "---\na: [\n---\n", "alice/flowers", "m")
     with pytest.raises(UsageError, match='"alice/flowers" is there already and is public'):
-        push(run, CARD, "alice/flowers", "m", private=True)
+        push(files_of(run), CARD, "alice/flowers", "m", private=True)
     assert PROMPT not in hub.repos["alice/flowers"].commits[hub.repos["alice/flowers"].branches["main"]]
     monkeypatch.setenv("HF_TOKEN", "hf_mallory")
     with pytest.raises(CoopError, match="answered 401"):
-        push(run, CARD, "alice/flowers", "m")
+        push(files_of(run), CARD, "alice/flowers", "m")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CoopError, match=f"^{hub.url} cannot be reached"):
-        push(run, CARD, "alice/flowers", "m")
+        push(files_of(run), CARD, "alice/flowers", "m")

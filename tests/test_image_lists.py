@@ -1,8 +1,10 @@
 import json
 
 import pytest
+from conftest import write_picture
 
 from coopcli.errors import CoopError, UsageError
+from coopcli.fewshot import draw_few_shot
 from coopcli.image_lists import load_split_file, load_table, portable
 from coopcli.images import load_data
 
@@ -156,6 +158,17 @@ def test_metadata_of_each_split(split_photos):
     data = load_data(str(split_photos))
     assert {split: len(items) for split, items in data.splits.items()} == {"train": 12, "val": 6}
     assert data.splits["val"][0].read() == (split_photos / "validation/blue/0.png").read_bytes()
+
+
+def test_images_of_one_name_in_two_splits_are_two(tmp_path):
+    for split, count in {"train": 4, "test": 6}.items():
+        for i in range(count):
+            write_picture(tmp_path / "data" / split / f"{i}.png", seed=i + count)
+        rows = "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(count))
+        (tmp_path / "data" / split / "metadata.csv").write_text(f"file_name,label\n{rows}")
+    data = load_data(str(tmp_path / "data"))
+    assert data.splits["test"][0].name == "test/0.png"
+    assert len(draw_few_shot(data, 2, 1).test) == 6
 
 
 def test_metadata_without_labels_leaves_the_folders(photos):

@@ -21,7 +21,7 @@ from coopcli.dataset import ImageItem
 from coopcli.errors import CoopError, UsageError
 from coopcli.evaluation import learned_features
 from coopcli.head import Head
-from coopcli.predict import Prediction, find_images, predict, read_class_list
+from coopcli.predict import Prediction, find_images, predict
 from coopcli.text_encoder import TextEncoder
 
 
@@ -133,23 +133,6 @@ def test_wrong_sources(photos, tmp_path):
     for source in (str(tmp_path / "empty"), str(tmp_path / "*.jpg"), "-"):
         with pytest.raises(CoopError, match="no images in"):
             find_images([source])
-
-
-@pytest.mark.parametrize(
-    "text", ["cat\nsea lion\n", "a\tcat\n\nb\tsea lion\n", '["cat", "sea lion"]', '{"a": "cat", "b": "sea lion"}']
-)
-def test_class_lists(tmp_path, text):
-    (tmp_path / "names").write_text(text)
-    assert read_class_list(tmp_path / "names") == ("cat", "sea lion")
-
-
-@pytest.mark.parametrize("text", ["", "cat", "cat\ncat", "[1, 2]", "3", '{"a": "cat", "b": null}', '["cat", ""]'])
-def test_wrong_class_lists(tmp_path, text):
-    (tmp_path / "names").write_text(text)
-    with pytest.raises(UsageError, match="names"):
-        read_class_list(tmp_path / "names")
-    with pytest.raises(UsageError, match="nowhere"):
-        read_class_list(tmp_path / "nowhere")
 
 
 # ---------------------------------------------------------------------------------------------- the command

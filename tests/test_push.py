@@ -4,12 +4,13 @@ import subprocess
 import sys
 
 import pytest
-from conftest import failed, ran
+from conftest import failed, learned_prompt, ran
 from hub_server import ask_only, serving
 from huggingface_hub import ModelCard, constants
 
 from coopcli import Prompt
-from coopcli.safefile import PROMPT
+from coopcli.head import MODEL_FOLDER
+from coopcli.safefile import HEAD, PROMPT
 
 
 @pytest.fixture
@@ -67,3 +68,22 @@ def test_what_is_no_prompt_is_not_pushed(coop, photos, hub, monkeypatch):
     failed(coop("push", photos, "alice/flowers"), 2, "there is no prompt file")
     failed(coop("eval", "alice/flowers", photos), 2, 'there is no "alice/flowers", neither as a path here nor')
     assert not hub.repos
+
+
+def test_a_file_of_any_name_is_found_again(coop, mini, photos, hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    learned_prompt(mini).save(tmp_path / "model.pth.tar-50.safetensors")
+    ran(coop("push", "model.pth.tar-50.safetensors", "alice/imported"))
+    assert PROMPT in hub.repos["alice/imported"].commits[hub.repos["alice/imported"].branches["main"]]
+    assert "top-1" in ran(coop("eval", "alice/imported", photos))
+
+
+def test_a_fine_tuned_head_goes_with_its_model(coop, photos, hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    one = ["--methods", "fine-tune", "--shots", "1", "--seeds", "1"]
+    ran(coop("sweep", photos, "--model", "mini", *one, "--no-plot", "-o", "s"))
+    (cell,) = (tmp_path / "s" / "cells").iterdir()
+    for number, path in enumerate((cell, cell / HEAD)):
+        told = json.loads(ran(coop("push", path, f"alice/tuned{number}", "--json")))
+        assert told["files"][:2] == ["README.md", HEAD] and f"{MODEL_FOLDER}/model.safetensors" in told["files"]
+        assert "top-1" in ran(coop("eval", f"alice/tuned{number}", photos))

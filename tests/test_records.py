@@ -73,9 +73,10 @@ def test_a_sweep_is_read_back_as_its_lines(tmp_path, damage):
     cells = [Cell("zeroshot", "mini"), *(Cell("coop", "mini", *of, prompts) for of in ((1, 1), (1, 2), (None, 1)))]
     results = [Result(cell, 0.25 * k, 0.2 * k, None, None, 8, seconds=k) for k, cell in enumerate(cells)]
     results.append(Result(Cell("tip-adapter", "mini", 1, 1), note="left out"))
+    results += [Result(Cell("lp++", "mini", 4, seed), top1) for seed, top1 in ((1, 0.5), (2, None))]  # one of two seeds
     write_results(tmp_path, "toy", {"data": "toy"}, results, plot=False)
     sweep = read_sweep(tmp_path)
-    assert sweep.lines == summary(results) and sweep.settings == {"data": "toy"} and sweep.results[-1]["note"] == "left out"
+    assert sweep.lines == summary(results) and sweep.settings == {"data": "toy"} and sweep.results[4]["note"] == "left out"
     (tmp_path / "results.json").write_text(damage)
     with pytest.raises(CoopError, match="is not what `coop sweep` wrote"):
         read_sweep(tmp_path)

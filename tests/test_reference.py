@@ -19,7 +19,7 @@ from coopcli.backbone import Backbone
 from coopcli.errors import CoopError, UsageError
 from coopcli.evaluation import learned_features
 from coopcli.prompts import ContextSettings
-from coopcli.reference import import_prompt, read_checkpoint, read_class_list, read_initial_context
+from coopcli.reference import import_prompt, read_checkpoint, read_initial_context
 
 NAMES = ("red_star", "annual crop", "kite (bird of prey)", "sea")
 M = 5
@@ -290,54 +290,13 @@ def test_other_class_names(mini, saved, csc, names, words):
 def test_another_backbone(mini, saved, tokenizer):
     def backbone(width, seed=0):
         model = tiny_clip(tokenizer, width=width, layers=1, seed=seed)
-        return Backbone("other", None, model, tokenizer, mini.image_processor, "f" * 32, torch.device("cpu"), "float32")
+        return Backbone("other", None, model, tokenizer, mini.image_processor, "f" * 32, torch.device("cpu"), "float32", 100.0)
 
     checkpoint = read_checkpoint(saved())
     with pytest.raises(CoopError, match=r'vectors of 128 numbers.*model "other" has 64.*--model'):
         import_prompt(checkpoint, backbone(64), NAMES, NAMES)
     with pytest.raises(CoopError, match="the embedding of SOS differs"):
         import_prompt(checkpoint, backbone(128), NAMES, NAMES)
-
-
-# --------------------------------------------------------------------------------------------------------- class lists
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "names", "folders"),
-    [
-        ("a.json", '["tench", "great_white shark"]', "tench, great_white shark", "tench, great_white shark"),
-        ("a.json", '{"n1": "tench", "n2": "shark"}', "tench, shark", "n1, n2"),
-        ("a.txt", "tench\n\n  great white shark \r\n", "tench, great white shark", "tench, great white shark"),
-        ("a.tsv", "n1\ttench\nn2\tgreat white shark", "tench, great white shark", "n1, n2"),
-        ("a.txt", "n01440764 tench\nn01484850 white shark", "tench, white shark", "n01440764, n01484850"),
-        (
-            "split_zhou_X.json",
-            json.dumps({"train": [["b/1.jpg", 1, "shark"], ["a/1.jpg", 0, "tench"]], "test": []}),
-            "tench, shark",
-            "a, b",
-        ),
-    ],
-)
-def test_class_lists(tmp_path, name, text, names, folders):
-    (tmp_path / name).write_text(text, newline="")
-    assert read_class_list(tmp_path / name) == (tuple(names.split(", ")), tuple(folders.split(", ")))
-
-
-def test_a_real_split_file(shared_data):
-    names, _ = read_class_list(shared_data / "splits" / "split_zhou_Caltech101.json")
-    assert len(names) == 100 and len(set(names)) == 100
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"[1, 2]", b"12", b"\xff\xfe", b'{"train": 1}', b'{"a": ["b"]}'])
-def test_class_lists_of_another_form(tmp_path, content):
-    (tmp_path / "names").write_bytes(content)
-    with pytest.raises(CoopError, match="names"):
-        read_class_list(tmp_path / "names")
-
-
-def test_no_class_list(tmp_path):
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_class_list(tmp_path / "none")
 
 
 # ------------------------------------------------------------------------------------------------------ to start from

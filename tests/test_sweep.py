@@ -29,7 +29,7 @@ def quick(monkeypatch):
 
 def run(photos, tmp_path, cells, name="sweep", jobs=1, **more):
     load = partial(load_data, str(photos))
-    return sweep(load, PLAN, cells, tmp_path / name, tmp_path / "features", jobs, **more)
+    return sweep(load(), load, PLAN, cells, tmp_path / name, tmp_path / "features", jobs, **more)
 
 
 def test_the_cells_of_a_grid():

@@ -1,10 +1,12 @@
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import COLOURS, failed, ran, write_picture
 
+from coopcli import transfer as module
 from coopcli.cache import FeatureCache
 from coopcli.evaluation import evaluate_logits, learned_logits
 from coopcli.features import image_features
@@ -12,7 +14,7 @@ from coopcli.fitting import fit
 from coopcli.images import load_data
 from coopcli.prompts import ContextSettings
 from coopcli.training import Recipe
-from coopcli.transfer import Target, matrix, source_of, transfer
+from coopcli.transfer import Target, matrix, source_of, sources_of, transfer
 
 QUICK = Recipe(epochs=3, views=2)
 
@@ -77,8 +79,26 @@ def test_the_command(coop, photos, other, prompts, tmp_path):
 
 
 def test_another_model_is_refused(coop, other, prompts, tokenizer, tmp_path):
-    from dataclasses import replace
-
     path = tmp_path / "alien.safetensors"
     replace(prompts[0][1], fingerprint="f" * 32, context=torch.zeros(2, 128)).save(path)
     failed(coop("transfer", path, other), 1, "is another model")
+
+
+def test_names_given_for_the_data_come_first(mini, photos, prompts, monkeypatch):
+    renamed = replace(load_data(str(photos)), class_names=("sky", "moss", "rose"))  # of the folders blue, green, red
+    asked, logits = [], learned_logits
+    monkeypatch.setattr(module, "learned_logits", lambda *given: (asked.append(given[-1]), logits(*given))[1])
+    for given in (True, False):
+        transfer(prompts[:1], [Target(renamed, "a photo of a {}.", given)], lambda one: mini, ["{}"], FeatureCache(None))
+    assert asked == [("sky", "moss", "rose"), ("blue", "green", "red")]
+
+
+def test_what_differs_is_never_one_row(mini, photos, prompts, tmp_path):
+    fast = replace(prompts[1][1], training=prompts[1][1].training | {"recipe": {"epochs": 9, "optimizer": "adam", "lr": 0.5}})
+    sources = sources_of([*prompts[:2], (tmp_path / "fast", fast)])
+    assert sources[0] == sources[1] != sources[2] and "9 epochs of adam at 0.5" in sources[2]
+    twice = sources_of([(tmp_path / name, prompts[0][1]) for name in "ab"])
+    assert twice == [f"photos, M = 2 end, 2 shots, {tmp_path / name}" for name in "ab"]
+    data = load_data(str(photos))
+    rows = transfer(prompts[:1], [Target(data, "{}"), Target(data, "{}")], lambda one: mini, ["{}"], FeatureCache(None))
+    assert list(matrix(rows)["zeroshot"]) == ["photos", "photos (2)"]

@@ -31,13 +31,13 @@ def export(
     """
     from ..artifact import load_learned
     from ..classifier import Classifier
+    from ..classnames import read_choices
     from ..export import difference, onnx_bytes
-    from ..predict import read_class_list
     from ..safefile import write_atomically
     from .setup import find_prompt, open_backbone, open_cache
 
     learned = load_learned(find_prompt(prompt))
-    names = read_class_list(classnames) if classnames else learned.class_names
+    names = read_choices(classnames) if classnames else learned.class_names
     source, revision = (model, None) if model else (learned.model, learned.revision)
     backbone = open_backbone(source, revision, Device.cpu, Dtype.float32, pickles)
     classifier = Classifier(learned, backbone, names, open_cache(no_cache))

@@ -32,14 +32,6 @@ def _shots(text: str) -> int | None:
     return int(text)
 
 
-def _views(text: str) -> int:
-    if text == "online":
-        return 0
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f'"{text}" is neither a number from 1 up nor "online"')
-    return int(text)
-
-
 def fit(
     data: options.DataArgument = ".",
     shots: Annotated[str, typer.Option("--shots", metavar="N|all", help="Train images per class: 1, 2, 4, 8, 16, ...")] = "16",
@@ -153,7 +145,7 @@ def fit(
     CLIP stays frozen; only the context learns. The result is compared with a hand-written prompt on the test split, or
     on the images that were not trained on, and written to a run folder.
     """
-    wanted_shots, wanted_views = _shots(shots), _views(views)
+    wanted_shots, wanted_views = _shots(shots), options.read_views(views)
 
     from ..config import RESOLVED
     from ..errors import UsageError

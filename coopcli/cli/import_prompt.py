@@ -43,11 +43,13 @@ def import_prompt(
     No code in the checkpoint is run. That it belongs to the model and the class names is checked by the token embeddings
     it holds.
     """
+    from ..classnames import read_class_list
     from ..reference import import_prompt as import_checkpoint
-    from ..reference import read_checkpoint, read_class_list
+    from ..reference import read_checkpoint
     from .setup import open_backbone
 
-    found, (names, folders) = read_checkpoint(checkpoint), read_class_list(classnames)
+    found, pairs = read_checkpoint(checkpoint), read_class_list(classnames)
+    names, folders = tuple(name for _, name in pairs), tuple(folder or name for folder, name in pairs)
     backbone = open_backbone(model, revision, Device.cpu, Dtype.float32, pickles)
     prompt = import_checkpoint(found, backbone, names, folders, position.value)
     path = output or Path(f"{checkpoint.name}.safetensors")

@@ -140,12 +140,13 @@ def _lexicon(backbone: Backbone, metric: Metric, words: bool, template: str | No
 def _read(
     name: str, prompt: LearnedPrompt, lexicon: Lexicon, top: int, metric: Metric, template: str, cache: FeatureCache
 ) -> Reading:
+    from ..classnames import distinct
     from ..evaluation import hand_written_features, learned_features
     from ..interpret import movements, nearest_tokens
 
     backbone, n_ctx = lexicon.backbone, prompt.settings.n_ctx
     contexts = prompt.context if prompt.settings.csc else prompt.context[None]
-    owners = prompt.class_names if prompt.settings.csc else (None,)
+    owners = distinct(prompt.class_names) if prompt.settings.csc else (None,)
     table = backbone.text_encoder.token_embedding
     near = nearest_tokens(contexts.flatten(0, 1), table, backbone.tokenizer, top, metric.value, lexicon.among)
     moved = None

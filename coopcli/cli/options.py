@@ -56,6 +56,15 @@ class OnError(StrEnum):
     fail = "fail"
 
 
+def read_views(text: str) -> int:
+    """The number of views that --views says; 0: new ones in every epoch. Raises BadParameter for anything else."""
+    if text == "online":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f'"{text}" is neither a number from 1 up nor "online"', param_hint="--views")
+    return int(text)
+
+
 DATA_HELP = (
     "A folder of class folders, a folder with train/, val/, test/ of those, a split_zhou_*.json (with --images), a table "
     "of paths and labels (CSV, TSV, JSON lines), or a data set of the `datasets` library: a hub id or a local one."
@@ -99,7 +108,7 @@ ClassnamesOption = Annotated[
     Path | None,
     typer.Option(
         "--classnames", metavar="FILE", rich_help_panel=IMAGES,
-        help="Names for the classes: JSON {folder: name}, a JSON list in class order, or lines of folder, tab, name.",
+        help="Names for the classes: JSON {folder: name}, lines of folder, tab, name, or names alone in class order.",
     ),
 ]  # fmt: skip
 ClassListOption = Annotated[

@@ -58,9 +58,10 @@ def predict(
     """
     from ..artifact import load_learned
     from ..classifier import Classifier
+    from ..classnames import read_choices
     from ..errors import CoopError, UsageError
     from ..pixels import allow_pixels
-    from ..predict import find_images, read_class_list
+    from ..predict import find_images
     from ..predict import predict as predictions
     from .setup import find_prompt, open_backbone, open_cache
 
@@ -70,7 +71,7 @@ def predict(
         allow_pixels(max_pixels)
     items = find_images(images, _paths_on_stdin())
     learned = load_learned(find_prompt(prompt))
-    names = read_class_list(classnames) if classnames else learned.class_names
+    names = read_choices(classnames) if classnames else learned.class_names
     backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
     classifier = Classifier(learned, backbone, names, open_cache(no_cache))
     top = min(top, len(names))

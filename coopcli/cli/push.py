@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,16 +31,23 @@ def push(
     """
     from ..artifact import load_learned
     from ..card import card_of
+    from ..head import MODEL_FOLDER, Head
     from ..hub import prepare_hub
     from ..hub import push as push_prompt
+    from ..safefile import HEAD, PROMPT
     from .setup import find_prompt
 
     path = find_prompt(prompt)
     learned = load_learned(path)
+    is_head = isinstance(learned, Head)
+    kind, folder = HEAD if is_head else PROMPT, path if path.is_dir() else path.parent
+    files = {kind: path / kind if path.is_dir() else path}  # whatever its name here, by this one it is found there
+    if is_head and Path(learned.model) == folder / MODEL_FOLDER:
+        files |= {f"{MODEL_FOLDER}/{part.name}": part for part in sorted((folder / MODEL_FOLDER).iterdir())}
     prepare_hub()  # before the card is made, with the hub's library
     card = card_of(path, learned, target, license)
     with talk.status(f"pushing to {shown(target)}"):
-        pushed = push_prompt(path, card, target, message, private)
+        pushed = push_prompt(files, card, target, message, private)
     if json:
         print_json({"command": "push", "prompt": prompt, "url": pushed.url, "commit": pushed.commit, "files": pushed.files})
     else:

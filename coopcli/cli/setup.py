@@ -22,7 +22,7 @@ def find_prompt(source: str) -> Path:
 
 def open_backbone(model: str, revision: str | None, device: Device, dtype: Dtype, pickles: bool = False) -> Backbone:
     """Load the model, saying so while it lasts."""
-    with talk.status(f"loading {model}"):
+    with talk.status(f"loading {shown(model)}"):
         return load_backbone(model, revision, device.value, dtype.value, pickles)
 
 

@@ -101,8 +101,10 @@ def sweep(
         str, typer.Option("--templates", metavar="NAME|FILE", help="The templates of `ensemble`.")
     ] = "imagenet",
     views: Annotated[
-        int, typer.Option("--views", min=1, help="Augmented views encoded of each train image.")
-    ] = 16,
+        str,
+        typer.Option("--views", metavar="N|online",
+                     help="Augmented views encoded of each train image; online: new ones in every epoch of `coop`."),
+    ] = "16",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", show_default="coop-runs/sweep-...",
@@ -162,7 +164,8 @@ def sweep(
         seeds=_axis(seeds, _seed, "--seeds"),
         variants=variants,
     )
-    plan = Plan(template, tuple(read_templates(templates)), classes.value, device.value, dtype.value, pickles, views)
+    n_views = options.read_views(views)
+    plan = Plan(template, tuple(read_templates(templates)), classes.value, device.value, dtype.value, pickles, n_views)
     load = partial(load_source, data, images, classnames, image_column, label_column, max_pixels)
     dataset = load()
     of_half = "" if classes is Classes.all else f"-{classes}"
@@ -174,13 +177,13 @@ def sweep(
     settings = {
         "data": data, "images": images and str(images), "classnames": classnames and str(classnames),
         "image-column": image_column, "label-column": label_column, "max-pixels": max_pixels, "classes": classes.value,
-        "template": template, "templates": templates, "views": views, "device": device.value, "dtype": dtype.value,
-        "allow-pickle-weights": pickles, **axes,
+        "template": template, "templates": templates, "views": n_views or "online", "device": device.value,
+        "dtype": dtype.value, "allow-pickle-weights": pickles, **axes,
     }  # fmt: skip
     check_run(folder, settings, overwrite, free=axes)
     if overwrite:
         shutil.rmtree(folder / "cells", ignore_errors=True)
-    begin_run(folder, settings)
+    begin_run(folder, settings, "sweep")
     cells = grid.cells()
     with progress() as live, tempfile.TemporaryDirectory() as temporary:
         bars = Bars(live)
@@ -192,7 +195,7 @@ def sweep(
             count(len(done), len(cells))
 
         kept_in = Path(temporary) if no_cache else default_cache_folder()
-        results = run_sweep(load, plan, cells, folder, kept_in, jobs, bars.update, on_result)
+        results = run_sweep(dataset, load, plan, cells, folder, kept_in, jobs, bars.update, on_result)
     written = write_results(folder, dataset.name, settings, results, plot)
     if json:
         print_json({"command": "sweep", **written})

@@ -74,6 +74,7 @@ def transfer(
     and the ensemble. A data set may hold a part of the classes, or others unless the context is class-specific.
     """
     from ..artifact import LearnedPrompt, load_learned
+    from ..backbone import pick_device
     from ..errors import UsageError
     from ..head import Head
     from ..images import load_data
@@ -96,7 +97,7 @@ def transfer(
     wordings = _each(template, len(data), "--template", DEFAULT_TEMPLATE)
     namings = _each(classnames, len(data), "--classnames", None)
     targets = [
-        Target(load_data(word, _path(root), _path(naming)), str(wording))
+        Target(load_data(word, _path(root), _path(naming)), str(wording), naming is not None)
         for word, root, naming, wording in zip(data, roots, namings, wordings, strict=True)
     ]
 
@@ -109,7 +110,7 @@ def transfer(
     table = matrix(rows)
     first = learned[0][1].training.get("data", "prompts")
     folder = output or Path(options.RUNS_FOLDER) / re.sub(r"[^\w.-]+", "-", f"transfer-{first}")
-    content = {**provenance(), "command": "transfer", "results": [asdict(row) for row in rows]}
+    content = {**provenance(pick_device(device.value)), "command": "transfer", "results": [asdict(row) for row in rows]}
     write_atomically(folder / "transfer.csv", csv_of(asdict(row) for row in rows).encode())
     write_json(folder / "transfer.json", content)
     if plot:
