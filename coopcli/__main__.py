@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> None:
@@ -12,6 +15,7 @@ def main() -> None:
 
     When the reader of stdout goes away (`| head`), it ends quietly with 1. COOP_DEBUG=1 shows the traceback of any error.
     """
+    stopped = _remember_ctrl_c()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever a terminal's encoding lacks is shown as an escape
             stream.reconfigure(errors="backslashreplace")
@@ -30,14 +34,35 @@ def main() -> None:
         _stopped()
         sys.exit(130)
     except Exception as error:
+        if stopped:  # while libraries are loaded, some of them make an error of their own of it
+            _stopped()
+            sys.exit(130)
         if os.environ.get("COOP_DEBUG"):
             raise
         from .cli.console import printable
         from .errors import CoopError, UsageError
 
-        told = str(error) if isinstance(error, CoopError) else f"{type(error).__name__}: {error} (COOP_DEBUG=1 shows where)"
+        if isinstance(error, CoopError):
+            told = str(error)
+        elif isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:  # written by print
+            told = f"stdout cannot be written: {error.strerror}"
+        else:
+            told = f"{type(error).__name__}: {error} (COOP_DEBUG=1 shows where)"
         _tell(printable(told))
         sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _remember_ctrl_c() -> list[int]:
+    """A list that Ctrl-C puts its signal into, besides raising KeyboardInterrupt."""
+    seen: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where whoever started coop ignores it
+        signal.signal(signal.SIGINT, handler)
+    return seen
 
 
 def _flush() -> None:

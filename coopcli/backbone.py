@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from PIL import Image
@@ -108,7 +108,9 @@ def short_name(name: str) -> str:
 
 
 def pick_device(device: Device) -> torch.device:
-    """`auto` takes the GPU where there is one. Raises UsageError for `cuda` without one."""
+    """`auto` takes the GPU where there is one. Raises UsageError for `cuda` without one, and for any other device."""
+    if device not in get_args(Device):
+        raise UsageError(f'"{device}" is no device: {", ".join(get_args(Device))}')
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this PyTorch sees no CUDA device; use --device cpu or auto")
     if device == "auto":
@@ -128,6 +130,8 @@ def load_backbone(
     Weights are read from safetensors only, unless `allow_pickle`; code that comes with a model is never run.
     Raises CoopError when the model cannot be had or is of another kind.
     """
+    if dtype not in get_args(Dtype):
+        raise UsageError(f'"{dtype}" is no dtype: {", ".join(get_args(Dtype))}')
     target = pick_device(device)
     if target.type == "cuda":
         # To be said before the first product: with it sums are in a fixed order, and float32 means float32.

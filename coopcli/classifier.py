@@ -56,7 +56,8 @@ class Classifier:
     without class-specific contexts knows. Each image is encoded once and its features kept in `cache`, as are the class
     features; by default in memory.
 
-    Raises CoopError when `clip` is another model than the one that was learned on, and for classes that are not known.
+    Raises CoopError when `clip` is another model than the one that was learned on, and for classes that are not known;
+    UsageError for fewer than two classes.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class Classifier:
             self.cache.limit(MEMORY)  # or memory would grow with the number of images
         self.clip = clip or load_backbone(learned.model, learned.revision)
         check_backbone(learned, self.clip)
-        self.head = as_head(self.clip, learned, class_names or learned.class_names, self.cache)
+        if class_names is not None and (isinstance(class_names, str) or not 2 <= len(class_names) == len(set(class_names))):
+            raise UsageError(f"class names are a list of two or more, each once, not {class_names!r}")
+        self.head = as_head(self.clip, learned, learned.class_names if class_names is None else class_names, self.cache)
         self.classes_ = np.array(self.head.class_names)
 
     @classmethod
@@ -143,7 +146,8 @@ class Prompt(Classifier):
 
         Logits are `clip.logit_scale * image_features @ class_features.T`. Raises CoopError for classes that are not known.
         """
-        return learned_features(self.clip, self.learned, class_names or self.head.class_names, self.cache)
+        names = self.head.class_names if class_names is None else class_names
+        return learned_features(self.clip, self.learned, names, self.cache)
 
 
 def evaluate(classifier: Classifier, dataset: DataSet, split: str | None = None) -> Evaluation:
@@ -159,8 +163,8 @@ def evaluate(classifier: Classifier, dataset: DataSet, split: str | None = None)
 
 
 def _several(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
-    one = isinstance(images, (str, os.PathLike, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
-    return [images] if one else images  # type: ignore[list-item, return-value]
+    one = not isinstance(images, Iterable) or isinstance(images, (str, os.PathLike, Image.Image))
+    return [images] if one or (isinstance(images, np.ndarray) and images.ndim < 4) else images  # type: ignore[list-item, return-value]
 
 
 def _item(number: int, picture: Picture) -> ImageItem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from typing import Any
 from .dataset import DataSet
 from .errors import UsageError
 from .image_lists import load_split_file
+from .prompts import readable_name
+
+logger = logging.getLogger(__name__)
 
 Pair = tuple[str | None, str]  # a class: the data's own name of it, its folder, or None; and its name
 
@@ -26,7 +30,8 @@ def read_class_list(path: Path) -> list[Pair]:
     try:
         text = path.read_text("utf-8")
     except (OSError, ValueError) as error:
-        raise UsageError(f'class-name file "{path}" cannot be read: {error}') from error
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise UsageError(f'class-name file "{path}" cannot be read: {why}') from error
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
@@ -73,7 +78,24 @@ def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
             f'class-name file "{path}" lists {len(pairs)} names for {len(dataset.folders)} classes; '
             "give one for each, or lines of folder<TAB>name"
         )
-    return dict(zip(folders or dataset.folders, [name for _, name in pairs], strict=True))
+    names = [name for _, name in pairs]
+    if not folders:
+        own = {_plain(name): folder for folder, name in zip(dataset.folders, dataset.class_names, strict=True)}
+        if set(map(_plain, names)) == set(own):  # the data's own, in whatever order
+            folders = [own[_plain(name)] for name in names]
+        return dict(zip(folders or dataset.folders, names, strict=True))
+    there = {*dataset.folders, *dataset.class_names}
+    left = [folder for folder in dataset.folders if folder not in folders]
+    strangers = [folder for folder in folders if folder not in there]
+    if left and strangers and len(strangers) < len(folders):
+        logger.warning(
+            'class-name file "%s" names "%s", which is no class here, and leaves "%s" as it is', path, strangers[0], left[0]
+        )
+    return dict(zip(folders, names, strict=True))
+
+
+def _plain(name: str) -> str:
+    return readable_name(name).lower()
 
 
 def read_choices(path: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .errors import CoopError
+from .errors import CoopError, UsageError
 from .images import DataSet, ImageItem
 
 VAL_SHOTS = 4  # the reference draws min(k, 4) validation images per class
@@ -49,7 +49,10 @@ def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Class
     """Draw `shots` train images per class (None: all), and of `classes` keep those of one half.
 
     The draw comes first, as in the reference: a class gets the same images whether the other half is used or not.
+    Raises UsageError for fewer than one shot, CoopError for a half of one class.
     """
+    if shots is not None and shots < 1:
+        raise UsageError(f"shots are 1 or more, or None for all images, not {shots}")
     test = test_items(dataset)
     val = () if test is dataset.splits.get("val") else dataset.splits.get("val", ())
     train, val_drawn = few_shot_lists(dataset.split("train", "all"), val, shots, seed)

@@ -47,12 +47,13 @@ class Learned:
 class Fit(Learned):
     """A learned prompt and how it came about.
 
-    `test` and `hand_written` are absent where no image was left to test on.
+    `test` and `hand_written` are absent where no image was left to test on; `skipped` images could not be read.
     """
 
     data: FewShot
     test: Evaluation | None
     hand_written: Evaluation | None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def fit(
     _warn_of_small_classes(data)
     if data.test:
         warn([*count_traps(data.class_names, data.test, "test images"), *leak_traps(data.train, data.test)])
+    drawn = len(data.train) + len(data.test)
     if on_error == "skip":
         data = replace(data, train=readable_features(backbone, data.train, cache)[0])
     learned = learn_prompt(backbone, data, recipe, settings, init, cache, class_chunk, watch, checkpoint)
@@ -110,7 +112,8 @@ def fit(
     else:
         logger.warning("no image is left to test on: every one was used for training")
     seconds = learned.seconds | {"evaluation": time.perf_counter() - started}
-    return Fit(learned.prompt, learned.log, seconds, data, learned_test, hand_written_test)
+    read = len(data.train) + (learned_test.metrics.n if learned_test else 0)
+    return Fit(learned.prompt, learned.log, seconds, data, learned_test, hand_written_test, drawn - read)
 
 
 def learn_prompt(

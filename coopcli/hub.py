@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Pushed:
 def prepare_hub() -> None:
     """Without a way to the hub, let its clients use what is on this machine at once.
 
-    Otherwise they try again for half a minute. To be called before they are imported. Behind a proxy only they can tell.
+    Otherwise they try again for half a minute. Behind a proxy only they can tell.
     """
     if os.environ.get("HF_HUB_OFFLINE") or any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
         return
@@ -40,6 +41,9 @@ def prepare_hub() -> None:
         socket.create_connection((address.hostname or "", address.port or 443), timeout=TIMEOUT).close()
     except OSError:
         os.environ["HF_HUB_OFFLINE"] = "1"
+        for name in ("huggingface_hub.constants", "datasets.config"):
+            if name in sys.modules:  # imported already, as it may be from Python
+                sys.modules[name].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
 
 
 def prompt_path(source: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,12 @@ def load_hub(source: str, image_column: str | None = None, label_column: str | N
             loaded = datasets.load_dataset(source)
     except Exception as error:  # the library raises many kinds: not found, offline, malformed
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        missing = "is no folder here, and no data set of that name could be loaded"
-        raise UsageError(f'"{source}" {"cannot be read as a data set" if path.exists() else missing}: {reason}') from error
+        if path.exists():
+            raise UsageError(f'"{source}" cannot be read as a data set: {reason}') from error
+        why = "the hub cannot be reached" if os.environ.get("HF_HUB_OFFLINE") else reason
+        raise UsageError(
+            f'there is no file or folder "{source}" here, and no data set of that name could be had: {why}'
+        ) from error
     return from_datasets(loaded, path.stem if path.is_file() else path.absolute().name, image_column, label_column)
 
 

@@ -25,6 +25,7 @@ IMAGE_SUFFIXES = frozenset([
 ])
 # fmt: on
 RUNS_FOLDER = "coop-runs"  # where `coop fit` writes by default; never a class
+SETTINGS = "settings.toml"  # in a run folder; as in runs.py
 
 
 def load_data(
@@ -57,6 +58,8 @@ def load_data(
                 f"({', '.join(TABLES)}), a file of a data set ({', '.join(FILE_KINDS)}), or a data set id"
             )
     elif path.is_dir():
+        if images_root is not None:
+            raise UsageError(f'--images goes with a split file or a table; "{data}" is a folder')
         if is_datasets_folder(path):
             dataset = load_hub(str(path), image_column, label_column)
         elif tables := metadata_tables(path, label_column):
@@ -117,10 +120,17 @@ def metadata_tables(root: Path, label_column: str | None = None) -> dict[str, Pa
 def _subfolders(root: Path) -> list[Path]:
     try:
         return sorted(
-            entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".") and entry.name != RUNS_FOLDER
+            entry
+            for entry in root.iterdir()
+            if entry.is_dir() and not entry.name.startswith(".") and entry.name != RUNS_FOLDER and not _holds_runs(entry)
         )
     except OSError as error:
         raise CoopError(f'folder "{root}" cannot be read: {error.strerror}') from error
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether this is a run folder, or holds some: those of `coop fit --output runs/first` in the data's own folder."""
+    return any((place / SETTINGS).is_file() for place in (folder, *folder.iterdir()) if place.is_dir())
 
 
 def walk_images(folder: Path) -> Iterator[Path]:

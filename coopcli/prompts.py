@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from .errors import CoopError, UsageError
 
@@ -29,6 +29,13 @@ class ContextSettings:
     n_ctx: int = 16
     position: Position = "end"
     csc: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for no vectors, or an unknown position."""
+        if self.n_ctx < 1:
+            raise UsageError(f"a context has 1 vector or more, not {self.n_ctx}")
+        if self.position not in get_args(Position):
+            raise UsageError(f'"{self.position}" is no position: {", ".join(get_args(Position))}')
 
 
 def readable_name(class_name: str) -> str:
@@ -65,6 +72,10 @@ def context_prompts(
     Class k uses context rows 0..M-1, or kM..kM+M-1 when the context is class-specific.
     Raises CoopError for a prompt over `max_length` tokens.
     """
+    if settings.n_ctx + 4 > max_length:  # SOS, a name, full stop, EOS
+        raise UsageError(
+            f"{settings.n_ctx} context vectors (--context-length) leave no room in the {max_length} tokens of a prompt"
+        )
     stop = tokenize(tokenizer, ".")
     prompts = []
     for k, class_name in enumerate(class_names):

@@ -67,6 +67,8 @@ class Sweep:
 
 def read_run(folder: Path) -> Run:
     """Read a run folder. Raises UsageError for one without a whole run, CoopError for a damaged one."""
+    if folder.parent.name == "cells" and (folder / "result.json").is_file():
+        raise UsageError(f'"{folder}" is one experiment of a sweep: report "{folder.parent.parent}"')
     prompt, settings = load_prompt(folder), read_settings(folder / SETTINGS)
     try:
         about = json.loads((folder / "metrics.json").read_text("utf-8"))

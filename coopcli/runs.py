@@ -44,6 +44,9 @@ def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, f
             before = read_settings(path)
         except UsageError:
             before = {}
+        if before and ("methods" in before) != ("methods" in settings):
+            what = "sweep" if "methods" in before else "fit"
+            raise UsageError(f'"{folder}" holds the results of coop {what}; use another --output')
         if changed := changes(*({key: value for key, value in of.items() if key not in free} for of in (before, settings))):
             raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
 
@@ -86,6 +89,7 @@ def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
     metrics: dict[str, Any] = {
         "learned": result.test.as_dict() if result.test else None,
         "hand_written": result.hand_written.as_dict() if result.hand_written else None,
+        "skipped": result.skipped,
         "seconds": result.seconds,
         "few_shot_sha256": result.prompt.training["few_shot_sha256"],
         "fingerprint": result.prompt.fingerprint,

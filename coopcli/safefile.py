@@ -82,7 +82,8 @@ def read(path: Path) -> Contents:
         if path.is_dir():
             path = next((path / name for name in (PROMPT, HEAD) if (path / name).exists()), path / PROMPT)
         if not path.is_file():
-            raise UsageError(f'there is no prompt file "{path}"')
+            hint = "; those of a sweep lie in its folder cells" if (path.parent / "cells").is_dir() else ""
+            raise UsageError(f'there is no prompt file "{path}"{hint}')
         with path.open("rb") as file:
             outer = _read_header(file, path)
             entry = _parse(outer.pop("__metadata__")[ENTRY])

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .errors import CoopError
+from .errors import CoopError, UsageError
 from .prompts import Prompt
 from .text_encoder import TextEncoder
 
@@ -38,6 +38,15 @@ class Recipe:
     weight_decay: float = 5e-4
     views: int = 16  # augmented views encoded of each image, an epoch draws one of them; 0: new views in every epoch
     optimizer: Literal["sgd", "adam"] = "sgd"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for what is no recipe."""
+        least = {"epochs": 1, "lr": 0, "batch_size": 0, "warmup_epochs": 0, "momentum": 0, "weight_decay": 0, "views": 0}
+        for name, value in least.items():
+            if not getattr(self, name) >= value:
+                raise UsageError(f"{name} of a recipe is {value} or more, not {getattr(self, name)}")
+        if self.optimizer not in ("sgd", "adam"):
+            raise UsageError(f'"{self.optimizer}" is no optimizer: sgd, adam')
 
 
 @dataclass(frozen=True)

@@ -152,3 +152,18 @@ def test_what_is_refused(prompt, mini, photos):
     object.__setattr__(stranger, "fingerprint", "0" * 32)
     with pytest.raises(CoopError, match="another model"):
         Prompt(prompt.learned, stranger)
+
+
+@pytest.mark.parametrize("names", [[], ["red"], ["red", "red"], "red"])
+def test_classes_that_are_no_choice(prompt, names):
+    with pytest.raises(UsageError, match="two or more, each once"):
+        Prompt(prompt.learned, prompt.clip, names)
+
+
+def test_arguments_of_another_kind(prompt):
+    for wrong in ({"dtype": "float16"}, {"device": "foo"}):
+        with pytest.raises(UsageError, match=next(iter(wrong.values()))):
+            CLIP("mini", **wrong)
+    for image in (3, None, [None]):
+        with pytest.raises(UsageError, match="a path, a PIL image or an array is needed"):
+            prompt.predict(image)

@@ -86,6 +86,20 @@ def test_bad_classnames(photos, tmp_path, text, reason):
         load_data(str(photos), classnames=tmp_path / "names")
 
 
+def test_names_alone_that_are_the_datas_own_go_by_name(photos, tmp_path):
+    (tmp_path / "names").write_text("Red\nblue\ngreen\n")
+    assert load_data(str(photos), classnames=tmp_path / "names").class_names == ("blue", "green", "Red")
+
+
+def test_a_misspelt_folder_is_told(photos, tmp_path, caplog):
+    (tmp_path / "names").write_text("bleu\tsky\ngreen\tmoss\n")
+    load_data(str(photos), classnames=tmp_path / "names")
+    assert 'names "bleu", which is no class here, and leaves "blue" as it is' in caplog.text
+    caplog.clear()
+    (tmp_path / "names").write_text("red\tr\ngreen\tg\nblue\tb\nblack\tk\n")  # a file for more classes, as ImageNet's
+    assert load_data(str(photos), classnames=tmp_path / "names").class_names == ("b", "g", "r") and not caplog.records
+
+
 def test_missing_classnames(photos, tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         load_data(str(photos), classnames=tmp_path / "names")

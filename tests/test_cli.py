@@ -112,7 +112,8 @@ def test_what_is_skipped_is_counted(coop, photos):
     for command in (("zeroshot", photos), ("ensemble", photos, "--template", "art of a {}.")):
         told = json.loads(ran(coop(*command, "--model", "mini", "--json")))
         assert told["skipped"] == 1 and told["n"] == sum(map(sum, told["confusion"]))
-    ran(coop("fit", photos, *QUICK, "--on-error", "skip", "-o", "run"))
+    fitted = json.loads(ran(coop("fit", photos, *QUICK, "--on-error", "skip", "--json", "-o", "run")))
+    assert fitted["skipped"] == 1
     again = json.loads(ran(coop("eval", "run", photos, "--json")))
     assert (again["skipped"], again["n"]) == (1, told["n"])
 
@@ -278,3 +279,58 @@ def test_offline_without_the_model_is_one_line_at_once(photos):
 def test_fit_draws_its_figures(coop, photos, tmp_path):
     ran(coop("fit", photos, "--shots", "2", *QUICK, "-o", "run", "--plot"))
     assert {path.name for path in (tmp_path / "run").glob("*.png")} == {"confusion.png", "similarity.png"}
+
+
+def test_ctrl_c_while_libraries_load(tmp_path):
+    """A library that is being imported may make another error of it."""
+    code = (
+        "import os, signal, sys\nfrom coopcli import __main__\nimport coopcli.cli.app as module\n"
+        "def app():\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt as error: raise ModuleNotFoundError('Could not import module') from error\n"
+        "module.app = app\n__main__.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr.startswith("coop: stopped") and done.stderr.count("\n") == 1
+
+
+def test_without_matplotlib_the_figures_are_left_out(coop, photos, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    grid = ["--model", "mini", "--shots", "1", "--seeds", "1", "--views", "1", "--recipe", "fast", "--methods"]
+    code, out, err = coop("sweep", photos, *grid, "zeroshot,coop", "-o", "sweep")
+    assert code == 0 and "zeroshot" in out and "figures need matplotlib" in err
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} >= {"results.csv", "results.md"}
+    (cell,) = (tmp_path / "sweep" / "cells").glob("coop-*")
+    code, out, err = coop("transfer", cell, photos, "-o", "moved")
+    assert code == 0 and "zeroshot" in out and "figures need matplotlib" in err
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    failed(coop("sweep", photos, *grid, "coop,linear-probe", "-o", "other"), 2, "needs scikit-learn", "--methods")
+    assert not (tmp_path / "other").exists()
+
+
+def test_folders_of_runs(coop, photos, monkeypatch, tmp_path):
+    """They are no classes, and what one command wrote the other does not take for its own."""
+    monkeypatch.chdir(photos)
+    ran(coop("fit", *QUICK, "--output", "runs/first"))
+    assert json.loads(ran(coop("zeroshot", "--model", "mini", "--json")))["class_names"] == ["blue", "green", "red"]
+    grid = [
+        "--model",
+        "mini",
+        "--methods",
+        "coop",
+        "--shots",
+        "1",
+        "--seeds",
+        "1",
+        "--recipe",
+        "fast",
+        "--views",
+        "1",
+        "--no-plot",
+    ]
+    failed(coop("sweep", *grid, "-o", "runs/first"), 2, "holds the results of coop fit; use another --output")
+    ran(coop("sweep", *grid, "-o", "grid"))
+    failed(coop("fit", *QUICK, "-o", "grid"), 2, "holds the results of coop sweep")
+    failed(coop("predict", "grid", "red"), 2, "those of a sweep lie in its folder cells")
+    (cell,) = (photos / "grid" / "cells").iterdir()
+    failed(coop("report", cell), 2, "one experiment of a sweep", "grid")

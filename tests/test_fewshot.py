@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coopcli.errors import CoopError
+from coopcli.errors import CoopError, UsageError
 from coopcli.fewshot import draw_few_shot, few_shot_lists, half
 from coopcli.images import DataSet, ImageItem, load_split_file
 
@@ -69,6 +69,12 @@ def test_a_half_of_one_class_is_no_task():
     for n_classes, classes in ((2, "base"), (2, "new"), (3, "new")):
         with pytest.raises(CoopError, match=f"has {n_classes} classes, 1 of them {classes}"):
             draw_few_shot(data_of(n_classes), 1, 1, classes)
+
+
+@pytest.mark.parametrize("shots", [0, -1])
+def test_shots_that_cannot_be(shots):
+    with pytest.raises(UsageError, match=f"not {shots}"):
+        draw_few_shot(data_of(4), shots, 1)
 
 
 def test_half_of_a_data_set_for_evaluation():

@@ -16,6 +16,7 @@ from coopcli.safefile import HEAD, PROMPT
 def environment(monkeypatch):
     for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 def test_unreachable_means_offline_at_once(monkeypatch):
@@ -23,7 +24,7 @@ def test_unreachable_means_offline_at_once(monkeypatch):
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
         prepare_hub()
-    assert os.environ.pop("HF_HUB_OFFLINE") == "1"
+    assert os.environ.pop("HF_HUB_OFFLINE") == "1" and constants.HF_HUB_OFFLINE
 
 
 def test_reachable_stays_online(monkeypatch):

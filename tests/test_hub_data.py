@@ -122,7 +122,7 @@ def test_an_image_folder_with_a_table_of_metadata(photos, paths, tmp_path):
 
 
 def test_an_id_that_is_not_there():
-    with pytest.raises(UsageError, match=r'"nobody/nothing" is no folder here, and no data set of that name could be loaded'):
+    with pytest.raises(UsageError, match=r'no file or folder "nobody/nothing" here, and no data set of that name could'):
         load_data("nobody/nothing")
 
 

@@ -54,6 +54,11 @@ def test_wrong_file(photos):
         load_data(str(photos / "red" / "0.png"))
 
 
+def test_a_root_for_a_folder(photos, tmp_path):
+    with pytest.raises(UsageError, match=r"--images goes with a split file or a table; .* is a folder"):
+        load_data(str(photos), tmp_path)
+
+
 def test_empty_class_folder(photos):
     (photos / "yellow").mkdir()
     with pytest.raises(CoopError, match=r'class folder ".*yellow" holds no images'):

@@ -71,6 +71,14 @@ def test_a_name_too_long_is_named(tokenizer, make):
     assert long in str(error.value)
 
 
+def test_a_context_that_cannot_be(tokenizer):
+    for wrong in ({"n_ctx": 0}, {"position": "up"}):
+        with pytest.raises(UsageError, match=r"vector|position"):
+            ContextSettings(**wrong)
+    with pytest.raises(UsageError, match=r"80 context vectors \(--context-length\) leave no room"):
+        context_prompts(tokenizer, ContextSettings(80), ["star"])
+
+
 def test_a_name_that_just_fits(tokenizer):
     names = ["star " * (77 - 16 - 3)]
     assert len(context_prompts(tokenizer, ContextSettings(16), names)[0]) == 77

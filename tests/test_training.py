@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coopcli.errors import CoopError
+from coopcli.errors import CoopError, UsageError
 from coopcli.prompts import ContextSettings, context_prompts, random_context
 from coopcli.training import Recipe, TrainingState, drawn_views, fast_recipe, learning_rate, paper_epochs, train_context
 
@@ -26,6 +26,14 @@ def test_fast_recipe_ramps_up():
     rates = [learning_rate(fast_recipe(), epoch) for epoch in range(200)]
     assert rates[:40] == pytest.approx([0.01 * (i + 1) / 40 for i in range(40)])
     assert rates[39] == rates[40] == max(rates) and rates[40:] == sorted(rates[40:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"batch_size": -1}, {"views": -1}, {"lr": float("nan")}, {"momentum": -0.1}, {"optimizer": "foo"}]
+)
+def test_what_is_no_recipe(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Recipe(**wrong)
 
 
 def test_epochs_are_the_papers():

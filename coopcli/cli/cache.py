@@ -27,10 +27,10 @@ def _size(text: str) -> int | None:
         return None
     match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([kmgt]i?)?b?", text.strip().lower())
     if not match:
-        raise typer.BadParameter(f'"{text}" is neither a size such as 500MB, 1.5GB or 2GiB nor "none"')
+        raise typer.BadParameter(f'"{text}" is neither a size such as 500MB, 1.5GB or 2GiB nor "none"', param_hint="--max-size")
     size = round(float(match[1]) * UNITS.get(match[2], 1))
     if not SMALLEST <= size < 2**63:
-        raise typer.BadParameter(f'"{text}" is less than 10MB, or more than any disk has')
+        raise typer.BadParameter(f'"{text}" is less than 10MB, or more than any disk has', param_hint="--max-size")
     return size
 
 
@@ -40,7 +40,7 @@ def cache(
         str | None,
         typer.Option(
             "--max-size", metavar="SIZE|none",
-            help="From now on keep to this size on disk, e.g. 500MB or 2GiB: what was not used for longest goes first.",
+            help="From now on keep to this size on disk, 10MB at least, e.g. 2GiB: what was not used for longest goes first.",
         ),
     ] = None,
     json: options.JsonOption = False,
@@ -62,7 +62,7 @@ def cache(
         store.limit(bound)
     (count, size), most, path = store.size(), store.max_bytes(), str(store.path)
     if not store.path:
-        raise CoopError(str(store.problem))
+        raise CoopError(str(store.problem).removesuffix("; going on without it"))
     if json:
         told = {"path": path, "features": count, "bytes": size, "max_bytes": most, "removed": removed}
         print_json({"command": "cache"} | told)

@@ -28,7 +28,7 @@ def _shots(text: str) -> int | None:
     if text == "all":
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f'"{text}" is neither a number from 1 up nor "all"')
+        raise typer.BadParameter(f'"{text}" is neither a number from 1 up nor "all"', param_hint="--shots")
     return int(text)
 
 
@@ -268,6 +268,7 @@ def _summary(result: Fit, dataset: DataSet, folder: Path) -> dict[str, Any]:
         "prompt": str(folder / "prompt.safetensors"),
         "model": result.prompt.model,
         "train_images": len(result.data.train),
+        "skipped": result.skipped,
         "learned": result.test and result.test.as_dict(),
         "hand_written": result.hand_written and result.hand_written.as_dict(),
         "final_loss": result.log[-1].loss,

@@ -126,7 +126,7 @@ MaxPixelsOption = Annotated[
     int | None,
     typer.Option(
         "--max-pixels", metavar="N", min=1, rich_help_panel=IMAGES, show_default="178956970",
-        help="Refuse images of more pixels: they may be made to fill the memory.",
+        help="Refuse to decode images of more pixels: they may be made to fill the memory.",
     ),
 ]  # fmt: skip
 SplitOption = Annotated[

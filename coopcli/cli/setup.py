@@ -6,10 +6,12 @@ from pathlib import Path
 
 from ..backbone import Backbone, load_backbone
 from ..cache import FeatureCache, default_cache_folder
+from ..errors import CoopError
 from ..fewshot import test_items
 from ..hub import prompt_path
 from ..images import DataSet, ImageItem, load_data
 from ..pixels import allow_pixels
+from ..plots import check_matplotlib
 from .console import say, shown, talk
 from .options import Device, Dtype
 
@@ -46,6 +48,16 @@ def load_source(
     if max_pixels:
         allow_pixels(max_pixels)
     return load_data(data, images, classnames, image_column, label_column)
+
+
+def can_draw() -> bool:
+    """Whether figures can be drawn here; where not, says so, before the work."""
+    try:
+        check_matplotlib()
+    except CoopError as error:
+        say(f"note: {error}; going on without")
+        return False
+    return True
 
 
 def pick_items(dataset: DataSet, split: str | None) -> tuple[ImageItem, ...]:

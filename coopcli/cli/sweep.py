@@ -42,6 +42,12 @@ def _count(word: str) -> int:
     return int(word)
 
 
+def _words(text: str) -> str:
+    if not text.strip():
+        raise typer.BadParameter("holds no word", param_hint="--init")
+    return text
+
+
 def _seed(word: str) -> int:
     if not word.isdecimal():
         raise ValueError(f'"{word}" is no seed')
@@ -140,12 +146,13 @@ def sweep(
     from ..cache import default_cache_folder
     from ..errors import CoopError
     from ..experiment import METHODS, Plan, Variant
+    from ..methods.linear_probe import check_sklearn
     from ..results import summary, write_results
     from ..runs import begin_run, check_run
     from ..sweep import Grid
     from ..sweep import sweep as run_sweep
     from ..templates import read_templates
-    from .setup import load_source
+    from .setup import can_draw, load_source
 
     variants = [
         Variant(*axes)  # type: ignore[arg-type]
@@ -153,7 +160,7 @@ def sweep(
             _axis(context_length, _count, "--context-length") if context_length else [None],
             _axis(position, _one_of([p.value for p in Position]), "--position"),
             _axis(csc, lambda word: YesNo[_one_of([*YesNo])(word)], "--csc"),
-            [None if words == "random" else words for words in init or ["random"]],
+            [None if words == "random" else _words(words) for words in init or ["random"]],
             _axis(recipe, _one_of([r.value for r in RecipeName]), "--recipe"),
         )
     ]
@@ -167,6 +174,9 @@ def sweep(
     n_views = options.read_views(views)
     plan = Plan(template, tuple(read_templates(templates)), classes.value, device.value, dtype.value, pickles, n_views)
     load = partial(load_source, data, images, classnames, image_column, label_column, max_pixels)
+    plot = plot and can_draw()
+    if "linear-probe" in grid.methods:
+        check_sklearn()
     dataset = load()
     of_half = "" if classes is Classes.all else f"-{classes}"
     folder = output or Path(options.RUNS_FOLDER) / f"sweep-{Path(dataset.name).name}{of_half}"

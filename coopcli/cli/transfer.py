@@ -84,7 +84,7 @@ def transfer(
     from ..templates import DEFAULT_TEMPLATE, read_templates
     from ..transfer import Target, draw, matrix
     from ..transfer import transfer as run_transfer
-    from .setup import open_backbone, open_cache
+    from .setup import can_draw, open_backbone, open_cache
 
     found = {word: _prompt(word) for word in prompts_and_data}
     files = {word: path for word, path in found.items() if path}
@@ -92,6 +92,7 @@ def transfer(
     if not files or not data:
         what = "prompt" if not files else "data set"
         raise UsageError(f"coop transfer takes prompts and data sets; there is no {what} among: {', '.join(prompts_and_data)}")
+    plot = plot and can_draw()
     learned = [(Path(word), load_learned(path)) for word, path in files.items()]
     roots = _each(images, len(data), "--images", None)
     wordings = _each(template, len(data), "--template", DEFAULT_TEMPLATE)

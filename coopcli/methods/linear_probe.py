@@ -70,12 +70,21 @@ def best_exponent(accuracy: Callable[[float], float]) -> float:
     return chosen
 
 
+def check_sklearn() -> None:
+    """Raises UsageError without scikit-learn."""
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "the linear probe needs scikit-learn: pip install 'coopcli[sweep]', or leave linear-probe out of --methods"
+        ) from error
+
+
 def fit(images: Array, labels: NDArray[np.int64], c: float, n_classes: int) -> tuple[Array, Array]:
     """Weights [K, p] and bias [K]. A class without images gets a bias so low that it is never the answer."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise UsageError("the linear probe needs scikit-learn: pip install 'coopcli[sweep]'") from error
+    check_sklearn()
+    from sklearn.linear_model import LogisticRegression
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # at a large C it stops at MAX_ITERATIONS, as it does in the reference
         model = LogisticRegression(C=c, max_iter=MAX_ITERATIONS).fit(images, labels)
