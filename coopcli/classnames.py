@@ -81,7 +81,7 @@ def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
     names = [name for _, name in pairs]
     if not folders:
         own = {_plain(name): folder for folder, name in zip(dataset.folders, dataset.class_names, strict=True)}
-        if set(map(_plain, names)) == set(own):  # the data's own, in whatever order
+        if len(own) == len(names) and set(map(_plain, names)) == set(own):  # the data's own, in whatever order
             folders = [own[_plain(name)] for name in names]
         return dict(zip(folders or dataset.folders, names, strict=True))
     there = {*dataset.folders, *dataset.class_names}

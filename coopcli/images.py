@@ -125,12 +125,13 @@ def _subfolders(root: Path) -> list[Path]:
             if entry.is_dir() and not entry.name.startswith(".") and entry.name != RUNS_FOLDER and not _holds_runs(entry)
         )
     except OSError as error:
-        raise CoopError(f'folder "{root}" cannot be read: {error.strerror}') from error
+        raise CoopError(f'folder "{error.filename}" cannot be read: {error.strerror}') from error
 
 
 def _holds_runs(folder: Path) -> bool:
     """Whether this is a run folder, or holds some: those of `coop fit --output runs/first` in the data's own folder."""
-    return any((place / SETTINGS).is_file() for place in (folder, *folder.iterdir()) if place.is_dir())
+    with os.scandir(folder) as entries:
+        return (folder / SETTINGS).is_file() or any(entry.is_dir() and Path(entry, SETTINGS).is_file() for entry in entries)
 
 
 def walk_images(folder: Path) -> Iterator[Path]:
