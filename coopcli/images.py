@@ -131,7 +131,8 @@ def _subfolders(root: Path) -> list[Path]:
 def _holds_runs(folder: Path) -> bool:
     """Whether this is a run folder, or holds some: those of `coop fit --output runs/first` in the data's own folder."""
     with os.scandir(folder) as entries:
-        return (folder / SETTINGS).is_file() or any(entry.is_dir() and Path(entry, SETTINGS).is_file() for entry in entries)
+        own = [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return any((place / SETTINGS).is_file() for place in (folder, *own))
 
 
 def walk_images(folder: Path) -> Iterator[Path]:
