@@ -6,11 +6,11 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from .dataset import DataSet, class_order, column_named, file_item
+from .dataset import SPLIT_NAMES, DataSet, ImageItem, class_order, column_named, file_item
 from .errors import CoopError, UsageError
 
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -83,8 +83,9 @@ def load_table(
 ) -> DataSet:
     """A CSV or TSV file with a header, or JSON lines: one image a row, its path relative to `images_root`, and its label.
 
-    The columns are found by name, unless given. Classes are the distinct labels, sorted. Raises CoopError for a file of
-    another form, UsageError for a column or an image root that is not there.
+    The columns are found by name, unless given. Classes are the distinct labels, sorted; a column `split` of train, val and
+    test parts the images. Raises CoopError for a file of another form, UsageError for a column or an image root that is
+    not there.
     """
     return load_tables(path.stem, {"all": path}, images_root, image_column, label_column)
 
@@ -97,31 +98,44 @@ def load_tables(
     label_column: str | None = None,
 ) -> DataSet:
     """A table for each split, of the same columns and classes; for the rest see `load_table`."""
-    listed: dict[str, list[tuple[str, str]]] = {}
+    listed: list[tuple[str, Path, str, str]] = []  # split, table, image, label
     for split, path in paths.items():
         rows = read_rows(path)
         columns = list(dict.fromkeys(column for row in rows for column in row))
         image = pick_column(path, columns, "image", image_column or column_named(columns, IMAGE_COLUMNS))
         rest = [column for column in columns if column != image]
         label = pick_column(path, columns, "label", label_column or column_named(rest, LABEL_COLUMNS))
-        listed[split] = [(portable(_text(row.get(image))), _text(row.get(label)).strip()) for row in rows]
-        for number, (file, _) in enumerate(listed[split], 1):
-            if not file:
+        splits_of = _splits_of(path, rows, column_named(rest, ["split"])) if split == "all" else [split] * len(rows)
+        for number, (row, part) in enumerate(zip(rows, splits_of, strict=True), 1):
+            listed.append((part, path, portable(_text(row.get(image))), _text(row.get(label)).strip()))
+            if not listed[-1][2]:
                 raise CoopError(f'"{path}" names no image in row {number} below its header')
-    label_of = {value: label for label, value in enumerate(class_order(v for rows in listed.values() for _, v in rows if v))}
-    splits = {}
-    for split, path in paths.items():
-        root = _image_root(path, images_root)
-        hint = _hint(path, root)
-        # Two tables beside their images may both list "1.png"; a name must be that of one image.
-        within = f"{split}/" if len(paths) > 1 and images_root is None else ""
-        items = [file_item(root / file, within + file, label_of[value], hint) for file, value in listed[split] if value]
-        warn_of_unlabelled(f'"{path}"', len(listed[split]) - len(items), len(listed[split]))
-        if items:
-            splits[split] = tuple(items)
+    label_of = {value: label for label, value in enumerate(class_order(value for *_, value in listed if value))}
+    roots = {path: _image_root(path, images_root) for path in paths.values()}
+    # Two tables beside their images may both list "1.png"; a name must be that of one image.
+    within = {path: f"{split}/" if len(paths) > 1 and images_root is None else "" for split, path in paths.items()}
+    splits: dict[str, list[ImageItem]] = {}
+    for split, path, file, value in listed:
+        if value:
+            item = file_item(roots[path] / file, within[path] + file, label_of[value], _hint(path, roots[path]))
+            splits.setdefault(split, []).append(item)
     if not splits:
         raise CoopError(f"{' and '.join(f'{path}' for path in paths.values())} list no labelled images")
-    return DataSet(name, tuple(label_of), tuple(label_of), splits)
+    for path in paths.values():
+        values = [value for _, other, _, value in listed if other == path]
+        warn_of_unlabelled(f'"{path}"', values.count(""), len(values))
+    return DataSet(name, tuple(label_of), tuple(label_of), {split: tuple(items) for split, items in splits.items()})
+
+
+def _splits_of(path: Path, rows: Sequence[Mapping[str, Any]], column: str | None) -> list[str]:
+    """The split of each row, by a column of such words; `all` without one."""
+    words = [_text(row.get(column)).strip().lower() for row in rows] if column else []
+    if strange := next((word for word in words if word not in SPLIT_NAMES), None):
+        logger.warning(
+            '"%s" has a column "%s" with "%s", which is no split (train, val, test); not used', path, column, strange
+        )
+        words = []
+    return [SPLIT_NAMES[word] for word in words] or ["all"] * len(rows)
 
 
 def has_labels(table: Path) -> bool:

@@ -96,6 +96,18 @@ def test_tables(photos, tmp_path, name, text):
     assert data.splits["all"][0].read() == (photos / "red/0.png").read_bytes()
 
 
+def test_a_split_column(photos, tmp_path, caplog):
+    rows = ["red/0.png,red,train", "blue/0.png,blue,train", "red/1.png,red,Valid", "blue/1.png,blue,test"]
+    data = load_data(str(table(tmp_path, "path,label,split\n" + "\n".join(rows))), photos)
+    assert {split: [item.name for item in items] for split, items in data.splits.items()} == {
+        "train": ["red/0.png", "blue/0.png"], "val": ["red/1.png"], "test": ["blue/1.png"],
+    }  # fmt: skip
+    for word in ("fold1", ""):
+        rows[0] = f"red/0.png,red,{word}"
+        data = load_data(str(table(tmp_path, "path,label,split\n" + "\n".join(rows))), photos)
+        assert len(data.splits["all"]) == 4 and f'a column "split" with "{word}", which is no split' in caplog.text
+
+
 def test_columns_that_are_chosen(photos, tmp_path, caplog):
     path = table(tmp_path, "id,where,breed,label\n1,red/0.png,crimson,7\n2,blue/0.png,navy,10\n3,blue/1.png,,9\n")
     data = load_data(str(path), photos, None, "where", "breed")
