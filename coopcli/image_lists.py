@@ -130,10 +130,9 @@ def load_tables(
 def _splits_of(path: Path, rows: Sequence[Mapping[str, Any]], column: str | None) -> list[str]:
     """The split of each row, by a column of such words; `all` without one."""
     words = [_text(row.get(column)).strip().lower() for row in rows] if column else []
-    if strange := next((word for word in words if word not in SPLIT_NAMES), None):
-        logger.warning(
-            '"%s" has a column "%s" with "%s", which is no split (train, val, test); not used', path, column, strange
-        )
+    if strange := [word for word in words if word not in SPLIT_NAMES]:
+        told = f'"{path}" has a column "{column}" with "{strange[0]}", which is no split (train, val, test)'
+        logger.warning("%s; it is not used", told)
         words = []
     return [SPLIT_NAMES[word] for word in words] or ["all"] * len(rows)
 
