@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
@@ -208,6 +209,7 @@ class FeatureCache:
             for file in self._files():
                 file.unlink(missing_ok=True)
         self.database = sqlite3.connect(self.path or ":memory:", timeout=WAIT)
+        weakref.finalize(self, self.database.close)  # or Python 3.13 and later may warn of it
         self._inode = self.path.stat().st_ino if self.path else 0
         self.database.execute("PRAGMA synchronous = NORMAL")
 

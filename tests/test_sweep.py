@@ -75,7 +75,7 @@ def test_too_few_images_leave_a_cell_out_and_not_the_grid(photos, tmp_path):
     (some,) = run(photos, tmp_path, [Cell("coop", "mini", 6, 2, Variant())], "other")
     assert some.top1 is None  # no green or blue image is left
     (some,) = run(photos, tmp_path, [Cell("coop", "mini", 2, 2, Variant(n_ctx=500))], "other")
-    assert "too long" in some.note
+    assert "leave no room" in some.note
 
 
 def test_warnings_become_notes(photos, tmp_path, monkeypatch, caplog):
