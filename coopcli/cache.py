@@ -208,8 +208,9 @@ class FeatureCache:
             self.database.close()
             for file in self._files():
                 file.unlink(missing_ok=True)
-        self.database = sqlite3.connect(self.path or ":memory:", timeout=WAIT)
-        weakref.finalize(self, self.database.close)  # or Python 3.13 and later may warn of it
+        # Closed with the cache, or Python warns from 3.13 on; the thread that collects it may be another.
+        self.database = sqlite3.connect(self.path or ":memory:", timeout=WAIT, check_same_thread=False)
+        weakref.finalize(self, self.database.close)
         self._inode = self.path.stat().st_ino if self.path else 0
         self.database.execute("PRAGMA synchronous = NORMAL")
 
