@@ -72,9 +72,11 @@ class Classifier:
             self.cache.limit(MEMORY)  # or memory would grow with the number of images
         self.clip = clip or load_backbone(learned.model, learned.revision)
         check_backbone(learned, self.clip)
-        if class_names is not None and (isinstance(class_names, str) or not 2 <= len(class_names) == len(set(class_names))):
-            raise UsageError(f"class names are a list of two or more, each once, not {class_names!r}")
-        self.head = as_head(self.clip, learned, learned.class_names if class_names is None else class_names, self.cache)
+        names = learned.class_names if class_names is None else class_names
+        # Of its own classes two may have one name, as in ImageNet.
+        if isinstance(names, str) or not (2 <= len(names) == len(set(names)) or tuple(names) == learned.class_names):
+            raise UsageError(f"class names are a list of two or more, each once, not {names!r}")
+        self.head = as_head(self.clip, learned, names, self.cache)
         self.classes_ = np.array(self.head.class_names)
 
     @classmethod

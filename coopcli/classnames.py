@@ -80,6 +80,8 @@ def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
         )
     names = [name for _, name in pairs]
     if not folders:
+        if all(" " in name and name.split()[0] in dataset.folders for name in names):
+            raise UsageError(f'class-name file "{path}" has lines such as "{names[0]}"; expected folder<TAB>name')
         own = {_plain(name): folder for folder, name in zip(dataset.folders, dataset.class_names, strict=True)}
         if len(own) == len(names) and set(map(_plain, names)) == set(own):  # the data's own, in whatever order
             folders = [own[_plain(name)] for name in names]

@@ -152,8 +152,9 @@ class Laboratory:
             draws = {(cell.shots, cell.seed) for cell in cells if cell.model == model and cell.shots != 0}
             drawn = [draw_few_shot(self.dataset, *draw, self.plan.classes) for draw in draws]
             train = sorted({item.name: item for data in drawn for item in data.train}.values(), key=lambda item: item.name)
-            if train and self.plan.views:
-                views = range(self.plan.views)
+            heads = any(cell.method in HEADS for cell in cells)
+            if train and (n_views := self.plan.views or (Recipe.views if heads else 0)):
+                views = range(n_views)
                 view_features(backbone, train, views, self.features, lambda *n: on_images("train images", *n))
 
     def run(self, cell: Cell, folder: Path) -> Result:

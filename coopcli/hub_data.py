@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def load_hub(source: str, image_column: str | None = None, label_column: str | N
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if path.exists():
             raise UsageError(f'"{source}" cannot be read as a data set: {reason}') from error
-        why = "the hub cannot be reached" if os.environ.get("HF_HUB_OFFLINE") else reason
+        why = "the hub cannot be reached" if "OfflineModeIsEnabled" in reason else reason
         raise UsageError(
             f'there is no file or folder "{source}" here, and no data set of that name could be had: {why}'
         ) from error

@@ -45,6 +45,8 @@ def load_data(
     """
     path = Path(data).expanduser()
     suffix = path.suffix.lower()
+    if images_root is not None and not takes_root(data):
+        raise UsageError(f'--images goes with a split file or a table; "{data}" is none')
     if path.is_file():
         if suffix == ".json":
             dataset = load_split_file(path, images_root)
@@ -58,8 +60,6 @@ def load_data(
                 f"({', '.join(TABLES)}), a file of a data set ({', '.join(FILE_KINDS)}), or a data set id"
             )
     elif path.is_dir():
-        if images_root is not None:
-            raise UsageError(f'--images goes with a split file or a table; "{data}" is a folder')
         if is_datasets_folder(path):
             dataset = load_hub(str(path), image_column, label_column)
         elif tables := metadata_tables(path, label_column):
@@ -78,6 +78,12 @@ def load_data(
         raise CoopError(f'{dataset.name} has one class only ("{dataset.class_names[0]}"); classification needs two or more')
     warn(name_traps(dataset))
     return dataset
+
+
+def takes_root(data: str) -> bool:
+    """Whether DATA is a file whose paths start from a folder that is told beside it."""
+    path = Path(data).expanduser()
+    return not path.is_dir() and path.suffix.lower() in (".json", *TABLES)
 
 
 def load_folder(root: Path) -> DataSet:

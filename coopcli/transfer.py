@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,13 +113,13 @@ def sources_of(learned: Sequence[tuple[Path, LearnedPrompt | Head]]) -> list[str
     Where recipes differ they are told, too; of two that are the same even so, seed and all, each goes by its file.
     """
     sources = [source_of(one) for _, one in learned]
-    recipes = [json.dumps(one.training.get("recipe"), sort_keys=True) for _, one in learned]
+    recipes = [recipe if isinstance(recipe := one.training.get("recipe"), dict) else {} for _, one in learned]
     for source in set(sources):
         places = [place for place, other in enumerate(sources) if other == source]
-        if len({recipes[place] for place in places}) > 1:
-            for place in places:
-                recipe = learned[place][1].training["recipe"] or {}
-                sources[place] += f", {recipe.get('epochs')} epochs of {recipe.get('optimizer')} at {recipe.get('lr')}"
+        names = sorted({str(name) for place in places for name in recipes[place]})
+        differ = [name for name in names if len({str(recipes[place].get(name)) for place in places}) > 1]
+        for place in places:
+            sources[place] += "".join(f", {name} {recipes[place].get(name)}" for name in differ)
     again = Counter((source, one.training.get("seed"), one.model) for source, (_, one) in zip(sources, learned, strict=True))
     of_files = {source for (source, *_), count in again.items() if count > 1}
     return [f"{source}, {path}" if source in of_files else source for source, (path, _) in zip(sources, learned, strict=True)]

@@ -76,6 +76,7 @@ def test_classnames(photos, tmp_path, text):
         ('["one"]', "lists 1 names for 3"),
         ("red crimson", "folder<TAB>name"),
         ("red\tcrimson\nblue", '"blue" without folder'),
+        ("red crimson\nblue sky\ngreen moss", '"red crimson"; expected folder<TAB>name'),
         ('{"a": "b"}', "names none"),
         ("7", "must hold"),
     ],

@@ -55,7 +55,7 @@ def test_wrong_file(photos):
 
 
 def test_a_root_for_a_folder(photos, tmp_path):
-    with pytest.raises(UsageError, match=r"--images goes with a split file or a table; .* is a folder"):
+    with pytest.raises(UsageError, match=r"--images goes with a split file or a table; .* is none"):
         load_data(str(photos), tmp_path)
 
 

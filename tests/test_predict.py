@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from coopcli import features
+from coopcli.artifact import load_learned
 from coopcli.backbone import MINI_FOLDER
 from coopcli.classifier import Classifier
 from coopcli.dataset import ImageItem
@@ -248,3 +249,10 @@ def test_wrong_commands(coop, run, photos, tmp_path):
     for wrong in (["--top", "0"], ["--threshold", "1.5"], ["--on-error", "ask"]):
         code, out, err = coop("predict", run, photos, *wrong)
         assert (code, out) == (2, "") and wrong[0] in err and "Traceback" not in err
+
+
+def test_two_classes_of_one_name(coop, mini, photos, tmp_path):
+    learned_prompt(mini, ("red", "blue", "red"), csc=True).save(tmp_path / "twofold.safetensors")
+    found = list(predict(Classifier(load_learned(tmp_path / "twofold.safetensors"), mini), find_images([str(photos)]), top=3))
+    assert all([name for name, _ in prediction.top].count("red") == 2 for prediction in found)
+    assert len(ran(coop("predict", "twofold.safetensors", photos, "--json")).splitlines()) == 18

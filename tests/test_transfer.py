@@ -94,9 +94,13 @@ def test_names_given_for_the_data_come_first(mini, photos, prompts, monkeypatch)
 
 
 def test_what_differs_is_never_one_row(mini, photos, prompts, tmp_path):
-    fast = replace(prompts[1][1], training=prompts[1][1].training | {"recipe": {"epochs": 9, "optimizer": "adam", "lr": 0.5}})
-    sources = sources_of([*prompts[:2], (tmp_path / "fast", fast)])
-    assert sources[0] == sources[1] != sources[2] and "9 epochs of adam at 0.5" in sources[2]
+    told = prompts[1][1].training
+    other = replace(prompts[1][1], training=told | {"recipe": told["recipe"] | {"views": 9, "lr": 0.5}})
+    sources = sources_of([*prompts[:2], (tmp_path / "other", other)])
+    assert sources[0] == sources[1] == "photos, M = 2 end, 2 shots, lr 0.002, views 2"
+    assert sources[2] == "photos, M = 2 end, 2 shots, lr 0.5, views 9"
+    none = replace(prompts[1][1], training={key: value for key, value in told.items() if key != "recipe"})
+    assert len(set(sources_of([prompts[0], (tmp_path / "none", none)]))) == 2
     twice = sources_of([(tmp_path / name, prompts[0][1]) for name in "ab"])
     assert twice == [f"photos, M = 2 end, 2 shots, {tmp_path / name}" for name in "ab"]
     data = load_data(str(photos))

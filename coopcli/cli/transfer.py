@@ -77,7 +77,7 @@ def transfer(
     from ..backbone import pick_device
     from ..errors import UsageError
     from ..head import Head
-    from ..images import load_data
+    from ..images import load_data, takes_root
     from ..results import csv_of
     from ..runs import provenance, write_json
     from ..safefile import write_atomically
@@ -98,7 +98,7 @@ def transfer(
     wordings = _each(template, len(data), "--template", DEFAULT_TEMPLATE)
     namings = _each(classnames, len(data), "--classnames", None)
     targets = [
-        Target(load_data(word, _path(root), _path(naming)), str(wording), naming is not None)
+        Target(load_data(word, _path(root) if takes_root(word) else None, _path(naming)), str(wording), naming is not None)
         for word, root, naming, wording in zip(data, roots, namings, wordings, strict=True)
     ]
 
@@ -135,7 +135,7 @@ def _prompt(word: str) -> Path | None:
 
     `user/name` may be either on the hub: it is a prompt where a model repository of that name holds one.
     """
-    from ..errors import CoopError
+    from ..errors import CoopError, UsageError
     from ..safefile import HEAD, PROMPT
     from .setup import find_prompt
 
@@ -144,9 +144,11 @@ def _prompt(word: str) -> Path | None:
         return path
     try:
         fetched = find_prompt(word)
-    except CoopError:
+    except CoopError as error:
         if "@" in word:  # only prompts have a revision
             raise
+        if not isinstance(error, UsageError):  # it may be there, and the hub did not tell
+            say(f"note: {error}; taken for a data set")
         return None
     return None if fetched == path else fetched
 
