@@ -47,7 +47,7 @@ METHODS = (*HAND_WRITTEN, COOP, *HEADS)
 LEARNS = {  # in words, where numbers are learned
     COOP: "context vectors beside the class names",
     "linear-probe": "class weights and biases",
-    "lp++": "class weights, and a factor for each class on its name's feature",
+    "lp++": "class weights, and how far each name counts",
     "tip-adapter-f": "the kept features of the train images",
     "text-bias": "a vector added to each class feature",
     "text-transform": "a matrix on the class features",
