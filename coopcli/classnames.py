@@ -13,7 +13,7 @@ from typing import Any
 from .dataset import DataSet
 from .errors import UsageError
 from .image_lists import load_split_file
-from .prompts import readable_name
+from .prompts import name_key
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +82,9 @@ def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
     if not folders:
         if all(" " in name and name.split()[0] in dataset.folders for name in names):
             raise UsageError(f'class-name file "{path}" has lines such as "{names[0]}"; expected folder<TAB>name')
-        own = {_plain(name): folder for folder, name in zip(dataset.folders, dataset.class_names, strict=True)}
-        if len(own) == len(names) and set(map(_plain, names)) == set(own):  # the data's own, in whatever order
-            folders = [own[_plain(name)] for name in names]
+        own = {name_key(name): folder for folder, name in zip(dataset.folders, dataset.class_names, strict=True)}
+        if len(own) == len(names) and set(map(name_key, names)) == set(own):  # the data's own, in whatever order
+            folders = [own[name_key(name)] for name in names]
         return dict(zip(folders or dataset.folders, names, strict=True))
     there = {*dataset.folders, *dataset.class_names}
     left = [folder for folder in dataset.folders if folder not in folders]
@@ -94,10 +94,6 @@ def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
             'class-name file "%s" names "%s", which is no class here, and leaves "%s" as it is', path, strangers[0], left[0]
         )
     return dict(zip(folders, names, strict=True))
-
-
-def _plain(name: str) -> str:
-    return readable_name(name).lower()
 
 
 def read_choices(path: Path) -> tuple[str, ...]:

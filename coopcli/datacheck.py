@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .dataset import DataSet, ImageItem
 from .errors import CoopError
-from .prompts import readable_name
+from .prompts import name_key
 
 IMBALANCE = 10  # so many times as many images of one class as of another
 NAMED = 3  # classes that a warning names
@@ -31,7 +31,7 @@ def name_traps(dataset: DataSet) -> list[str]:
     traps = []
     alike: dict[str, list[str]] = defaultdict(list)
     for folder, name in zip(dataset.folders, dataset.class_names, strict=True):
-        alike[readable_name(name).lower()].append(folder)
+        alike[name_key(name)].append(folder)
     for name, folders in alike.items():
         if len(folders) > 1:
             traps.append(
@@ -63,7 +63,7 @@ def count_traps(class_names: Sequence[str], items: Sequence[ImageItem], what: st
 
 def prompt_traps(known: Sequence[str], class_names: Sequence[str]) -> list[str]:
     """Of a prompt learned for some classes and used on others: not one in common, whatever their order and spelling."""
-    if {readable_name(name).lower() for name in known} & {readable_name(name).lower() for name in class_names}:
+    if set(map(name_key, known)) & set(map(name_key, class_names)):
         return []
     return [
         f"none of the data's classes ({_some(class_names)}) is one that the prompt was learned for ({_some(known)}); "

@@ -19,7 +19,7 @@ from .classnames import distinct, places
 from .errors import CoopError
 from .head import Head
 from .images import DataSet, ImageItem
-from .prompts import context_prompts, hand_written_prompts, readable_name
+from .prompts import context_prompts, hand_written_prompts, name_key
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,12 @@ def classes_of(prompt: LearnedPrompt | Head, dataset: DataSet) -> tuple[str, ...
 
     A class is known by its name, or by its folder; any other keeps the data set's own name.
     """
-    known = {readable_name(folder).lower(): name for folder, name in zip(prompt.folders, prompt.class_names, strict=True)}
-    known |= {readable_name(name).lower(): name for name in prompt.class_names}
+    known = {name_key(folder): name for folder, name in zip(prompt.folders, prompt.class_names, strict=True)}
+    known |= {name_key(name): name for name in prompt.class_names}
 
     def known_as(folder: str, name: str) -> str:
-        by_folder = known.get(readable_name(folder).lower(), name)
-        return known.get(readable_name(name).lower(), by_folder)
+        by_folder = known.get(name_key(folder), name)
+        return known.get(name_key(name), by_folder)
 
     return tuple(known_as(*pair) for pair in zip(dataset.folders, dataset.class_names, strict=True))
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .classnames import read_classnames
+from .config import SETTINGS
 from .datacheck import name_traps, warn
 from .dataset import SPLIT_NAMES, encodable, file_item
 from .dataset import DataSet as DataSet
@@ -25,7 +26,6 @@ IMAGE_SUFFIXES = frozenset([
 ])
 # fmt: on
 RUNS_FOLDER = "coop-runs"  # where `coop fit` writes by default; never a class
-SETTINGS = "settings.toml"  # in a run folder; as in runs.py
 
 
 def load_data(

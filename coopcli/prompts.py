@@ -43,6 +43,11 @@ def readable_name(class_name: str) -> str:
     return " ".join(class_name.replace("_", " ").split())
 
 
+def name_key(class_name: str) -> str:
+    """What two spellings of one class name have in common: case, `_` and spaces do not count."""
+    return readable_name(class_name).lower()
+
+
 def tokenize(tokenizer: CLIPTokenizer, text: str) -> list[int]:
     """The tokens of a text, without SOS and EOS."""
     return list(tokenizer(text, add_special_tokens=False).input_ids)

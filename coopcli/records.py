@@ -9,13 +9,12 @@ from typing import Any
 
 from .artifact import LearnedPrompt, load_prompt
 from .classnames import distinct
-from .config import read_settings
+from .config import SETTINGS, read_settings
 from .errors import CoopError, UsageError
 from .evaluation import Metrics
 from .experiment import Cell, Variant
 from .fewshot import in_words
 from .results import Line, Spread
-from .runs import SETTINGS
 from .training import EpochLog
 
 

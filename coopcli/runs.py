@@ -15,14 +15,12 @@ from typing import Any
 import torch
 
 from .card import kept_card, model_card
-from .config import changes, read_settings, to_toml
+from .config import SETTINGS, changes, read_settings, to_toml
 from .errors import UsageError
 from .fitting import Fit
 from .memory import peak_memory
 from .safefile import write_atomically
 from .version import __version__
-
-SETTINGS = "settings.toml"
 
 
 def checkpoint_of(folder: Path) -> Path:
