@@ -8,6 +8,7 @@ Prints in which phase the kills fell and how many files differ from those of an 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -31,14 +32,14 @@ def command(work: Path) -> list[str]:
 
 def start(work: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "COOP_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(command(work), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with (work / "told").open("wb") as told:  # no pipe, which nobody would empty
+        return subprocess.Popen(command(work), env=environment, stdout=subprocess.DEVNULL, stderr=told)
 
 
 def finish(work: Path) -> bytes:
     process = start(work)
-    _, told = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"the command failed: {told.decode()}")
+    if process.wait():
+        raise SystemExit(f"the command failed: {(work / 'told').read_text('utf-8')}")
     return (work / "run" / "prompt.safetensors").read_bytes()
 
 
@@ -61,36 +62,53 @@ def check_whole(run: Path) -> None:
             file.get_tensor("context")
 
 
+def wait_for_epochs(process: subprocess.Popen[bytes], run: Path, epochs: int) -> None:
+    """Until the process has written so many checkpoints, or is done."""
+    path, written, seen = run / "checkpoint.safetensors", 0, 0
+    if path.exists():
+        written = path.stat().st_mtime_ns
+    while seen < epochs and process.poll() is None:
+        time.sleep(0.001)
+        with contextlib.suppress(FileNotFoundError):
+            if (now := path.stat().st_mtime_ns) != written:
+                written, seen = now, seen + 1
+
+
 def kill_and_resume(work: Path, kills: int, seed: int) -> tuple[Counter[str], int]:
-    """Returns where the kills fell, and how many finished runs differ from the uninterrupted one."""
+    """Returns where the kills fell, and how many finished runs differ from the uninterrupted one.
+
+    Every second kill falls at any moment of the command's life, the others some epochs into its training: what part of
+    its life that is differs from machine to machine.
+    """
     choose = random.Random(seed)
+    run = work / "run"
     write_task(work / "photos", "shapes", 6, seed=(9,))
     began = time.perf_counter()
     expected = finish(work)
     life = time.perf_counter() - began
     fell: Counter[str] = Counter()
-    different = finished = 0
-    shutil.rmtree(work / "run")
+    different = 0
+    shutil.rmtree(run)
     shutil.rmtree(work / "cache")
-    for _ in range(kills):
+    for kill in range(kills):
         process = start(work)
-        try:
-            process.communicate(timeout=choose.uniform(0, life))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            fell[phase(work / "run")] += 1
-            check_whole(work / "run")
-            continue
-        # It was done before its time: compare, and begin anew, sometimes with no features either.
-        finished += 1
-        different += (work / "run" / "prompt.safetensors").read_bytes() != expected
-        fell["after its end"] += 1
-        shutil.rmtree(work / "run")
-        if choose.random() < 0.5:
-            shutil.rmtree(work / "cache")
+        if kill % 2:
+            wait_for_epochs(process, run, choose.randint(1, EPOCHS // 10))
+        else:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(choose.uniform(0, life))
+        process.kill()
+        process.wait()
+        where = "after its end" if process.returncode == 0 else phase(run)
+        fell[where] += 1
+        check_whole(run)
+        if (run / "prompt.safetensors").exists():  # compare, and begin anew, sometimes with no features either
+            different += (run / "prompt.safetensors").read_bytes() != expected
+            shutil.rmtree(run)
+            if choose.random() < 0.5:
+                shutil.rmtree(work / "cache")
     different += finish(work) != expected
-    different += len(list((work / "run").glob(".*.partial")))
+    different += len(list(run.glob(".*.partial")))
     return fell, different
 
 
