@@ -103,7 +103,7 @@ def transfer(
                     about |= tested(names, learned_logits(backbone, one, images, names))
                 except CoopError as error:
                     about["note"] = str(error)
-                rows.append(Transfer(source + of_model, one.training.get("seed"), title, **about))
+                rows.append(Transfer(source + of_model, _seed_of(one), title, **about))
     return rows
 
 
@@ -120,9 +120,14 @@ def sources_of(learned: Sequence[tuple[Path, LearnedPrompt | Head]]) -> list[str
         differ = [name for name in names if len({str(recipes[place].get(name)) for place in places}) > 1]
         for place in places:
             sources[place] += "".join(f", {name} {recipes[place].get(name)}" for name in differ)
-    again = Counter((source, one.training.get("seed"), one.model) for source, (_, one) in zip(sources, learned, strict=True))
+    again = Counter((source, _seed_of(one), one.model) for source, (_, one) in zip(sources, learned, strict=True))
     of_files = {source for (source, *_), count in again.items() if count > 1}
     return [f"{source}, {path}" if source in of_files else source for source, (path, _) in zip(sources, learned, strict=True)]
+
+
+def _seed_of(learned: LearnedPrompt | Head) -> int | None:
+    """None also where a file made by hand tells something else."""
+    return seed if isinstance(seed := learned.training.get("seed"), int) else None
 
 
 def source_of(learned: LearnedPrompt | Head) -> str:

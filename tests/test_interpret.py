@@ -158,6 +158,7 @@ def test_command_moved(coop, seeds):
     text = ran(coop("interpret", "run1", "csc", "--moved"))
     assert text.count("all together") == 2 and text.count("moved towards") == 2
     failed(coop("interpret", "run1", "--moved", "--template", "a photo"), 2, '"a photo"')
+    failed(coop("interpret", "run1", "--template", "a photo of a {}."), 2, "--moved")
 
 
 def test_heads_are_refused(coop, photos):

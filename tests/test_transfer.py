@@ -73,6 +73,9 @@ def test_the_command(coop, photos, other, prompts, tmp_path):
     assert len(rows) == 10 and (tmp_path / "moved" / "transfer.png").exists()
     content = json.loads(ran(coop("transfer", files[0], other, "--json", "--no-plot", "-o", "plain")))
     assert content["command"] == "transfer" and {row["source"] for row in content["results"]} >= {"zeroshot", "ensemble"}
+    odd = {"seed": [1], "shots": [2], "recipe": 3, "classes": {}, "init": [], "data": None, "few_shot_sha256": [4]}
+    replace(prompts[0][1], training=odd).save(tmp_path / "odd.safetensors")
+    assert len(json.loads(ran(coop("transfer", "odd.safetensors", other, "--json", "-o", "odd")))["results"]) == 3
     failed(coop("transfer", files[0]), 2, "no data set")
     failed(coop("transfer", photos, other), 2, "no prompt")
     assert coop("transfer", files[0], other, photos, "--template", "{}", "--template", "a {}", "--template", "b {}")[0] == 2

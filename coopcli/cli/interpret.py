@@ -76,8 +76,12 @@ def interpret(
         typer.Option("--moved", help="Also show which words the class features moved towards, from the hand-written ones."),
     ] = False,
     template: Annotated[
-        str, typer.Option("--template", metavar="TEXT", help="For --moved: the hand-written prompt, of classes and words.")
-    ] = "a photo of a {}.",
+        str | None,
+        typer.Option(
+            "--template", metavar="TEXT", show_default="a photo of a {}.",
+            help="For --moved: the hand-written prompt, of classes and words.",
+        ),
+    ] = None,
     model: options.SameModelOption = None,
     device: options.DeviceOption = Device.auto,
     pickles: options.PicklesOption = False,
@@ -98,9 +102,15 @@ def interpret(
     "similarity", "towards": [{"word", "gain"}]}]}}`; of several prompts a list of these, `prompts`.
     """
     from ..artifact import load_prompt
+    from ..errors import UsageError
     from ..evaluation import check_backbone
+    from ..templates import DEFAULT_TEMPLATE
     from .setup import find_prompt, open_backbone, open_cache
 
+    if template is not None and not moved:
+        raise UsageError("--template is the prompt that --moved starts from; give --moved, too")
+    if moved and template is None:
+        template = DEFAULT_TEMPLATE
     top = top or (1 if len(prompts) > 1 else 5)
     learned = [load_prompt(find_prompt(source)) for source in prompts]
     cache = open_cache(no_cache)
@@ -108,7 +118,7 @@ def interpret(
     @lru_cache
     def open_model(name: str, revision: str | None) -> Lexicon:
         backbone = open_backbone(name, revision, device, Dtype.float32, pickles)
-        return _lexicon(backbone, metric, words, template if moved else None, cache)
+        return _lexicon(backbone, metric, words, template, cache)
 
     readings = []
     for source, prompt in zip(prompts, learned, strict=True):
@@ -127,10 +137,10 @@ def _lexicon(backbone: Backbone, metric: Metric, words: bool, template: str | No
     from ..interpret import encode_words, token_spacing
     from ..vocabulary import whole_words
 
-    known = whole_words(backbone.tokenizer) if words or template else {}
+    known = whole_words(backbone.tokenizer) if words or template is not None else {}
     among = list(known) if words else None
     texts, features = list(known.values()), None
-    if template:
+    if template is not None:
         with progress() as live:
             features = encode_words(backbone, texts, template, cache, Bars(live).counter("words"))
     spacing = token_spacing(backbone.text_encoder.token_embedding, metric.value, among)
@@ -138,7 +148,7 @@ def _lexicon(backbone: Backbone, metric: Metric, words: bool, template: str | No
 
 
 def _read(
-    name: str, prompt: LearnedPrompt, lexicon: Lexicon, top: int, metric: Metric, template: str, cache: FeatureCache
+    name: str, prompt: LearnedPrompt, lexicon: Lexicon, top: int, metric: Metric, template: str | None, cache: FeatureCache
 ) -> Reading:
     from ..classnames import distinct
     from ..evaluation import hand_written_features, learned_features
@@ -150,7 +160,7 @@ def _read(
     table = backbone.text_encoder.token_embedding
     near = nearest_tokens(contexts.flatten(0, 1), table, backbone.tokenizer, top, metric.value, lexicon.among)
     moved = None
-    if lexicon.word_features is not None:
+    if template is not None and lexicon.word_features is not None:
         before = hand_written_features(backbone, [template], prompt.class_names, cache)
         after = learned_features(backbone, prompt, prompt.class_names, cache)
         moved = movements(after, before, lexicon.words, lexicon.word_features, top)
