@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,10 +37,16 @@ def start(work: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command(work), env=environment, stdout=subprocess.DEVNULL, stderr=told)
 
 
-def finish(work: Path) -> bytes:
-    process = start(work)
-    if process.wait():
+def wait(process: subprocess.Popen[bytes], work: Path) -> bool:
+    """Returns whether the process was killed. Raises SystemExit when it failed."""
+    if process.wait() not in (0, -signal.SIGKILL):
         raise SystemExit(f"the command failed: {(work / 'told').read_text('utf-8')}")
+    return process.returncode != 0
+
+
+def finish(work: Path) -> bytes:
+    if wait(start(work), work):
+        raise SystemExit("the command was killed by somebody else")
     return (work / "run" / "prompt.safetensors").read_bytes()
 
 
@@ -98,9 +105,7 @@ def kill_and_resume(work: Path, kills: int, seed: int) -> tuple[Counter[str], in
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(choose.uniform(0, life))
         process.kill()
-        process.wait()
-        where = "after its end" if process.returncode == 0 else phase(run)
-        fell[where] += 1
+        fell[phase(run) if wait(process, work) else "after its end"] += 1
         check_whole(run)
         if (run / "prompt.safetensors").exists():  # compare, and begin anew, sometimes with no features either
             different += (run / "prompt.safetensors").read_bytes() != expected
