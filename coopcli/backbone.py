@@ -32,6 +32,11 @@ MINI = "mini"
 MINI_FOLDER = Path(__file__).parent / "mini"
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 
+# Pictures that the image tower sees at once, never more and never fewer: a kernel may round the same picture differently in
+# batches of different sizes, and a feature must not depend on what it was encoded with, or the cache would change results.
+# In batches of one size it does not, whatever the other places hold. Small batches are also the faster ones on a CPU.
+IMAGE_BATCH = {"cpu": 8, "cuda": 256}
+
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 
@@ -83,11 +88,16 @@ class Backbone:
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Image features of resized images: uint8 [B, 3, s, s] -> L2-normalised float32 [B, p] on the CPU."""
-        return self.image_tower(pixels).cpu()
+        """Image features of one or more resized images: uint8 [n, 3, s, s] -> L2-normalised float32 [n, p] on the CPU.
+
+        Each depends on its own picture alone, to the bit: batches are all of one size, the last filled up with zeros.
+        """
+        size = IMAGE_BATCH[self.device.type]
+        filled = torch.cat([pixels, pixels.new_zeros(-len(pixels) % size, *pixels.shape[1:])])
+        return torch.cat([self.image_tower(part).cpu() for part in filled.split(size)])[: len(pixels)]
 
     def image_tower(self, pixels: Tensor) -> Tensor:
-        """The same on the model's device, with gradients where its weights ask for them."""
+        """The same of one batch on the model's device, with gradients where its weights ask for them."""
         process = self.image_processor
         inputs = pixels.to(self.device).float()
         if process.do_rescale:

@@ -24,16 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .backbone import Backbone
+from .backbone import IMAGE_BATCH, Backbone
 from .cache import FeatureCache
 from .errors import CoopError
 from .images import ImageItem
 from .pixels import Views, prepare
 
-BATCH = {"cpu": 32, "cuda": 256}  # pictures to a batch
-# Batches are filled up to a multiple of this: matrix kernels may round smaller ones differently, and a feature must not
-# depend on which images it was encoded with, or the cache would change results.
-MULTIPLE = {"cpu": 8, "cuda": 256}
+BATCH = {"cpu": 32, "cuda": 256}  # pictures that are handed to the image tower at once: whole batches of it
 AT_ONCE = 64  # images that are read and looked up at once; the bytes of twice as many are in memory
 READ_AHEAD = 128  # images whose bytes or pixels are in memory, beyond a batch
 FINISHED = 4096  # features that may wait for those of an image before them
@@ -211,8 +208,14 @@ def _encode(backbone: Backbone, images: Sequence[_Image], cache: FeatureCache) -
             image.outcome = error
     if not whole:
         return
-    parts = torch.from_numpy(np.concatenate(pixels)).split(BATCH[backbone.device.type])
-    features = torch.cat([_encode_pixels(backbone, part) for part in parts]).view(len(whole), -1, backbone.feature_width)
+    try:
+        features = backbone.encode_images(torch.from_numpy(np.concatenate(pixels)))
+    except torch.OutOfMemoryError as error:
+        most = IMAGE_BATCH[backbone.device.type]
+        raise CoopError(
+            f"the GPU's memory does not hold {most} images at a time; use --dtype bfloat16 or --device cpu"
+        ) from error
+    features = features.view(len(whole), -1, backbone.feature_width)
     keys = [key for image in whole for key in image.keys]
     cache.put(dict(zip(keys, features.flatten(0, 1).numpy(), strict=True)))
     for image, of_image in zip(whole, features, strict=True):
@@ -240,15 +243,3 @@ def _workers(n_images: int) -> Iterator[Executor]:
 
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
-
-
-def _encode_pixels(backbone: Backbone, pixels: Tensor) -> Tensor:
-    """Features [n, p] of one batch of pixels, whatever else is in it."""
-    filler = -len(pixels) % MULTIPLE[backbone.device.type]
-    padded = torch.cat([pixels, pixels[:1].expand(filler, -1, -1, -1)]) if filler else pixels
-    try:
-        return backbone.encode_images(padded)[: len(pixels)]
-    except torch.OutOfMemoryError as error:
-        raise CoopError(
-            f"the GPU's memory does not hold {len(padded)} images at a time; use --dtype bfloat16 or --device cpu"
-        ) from error

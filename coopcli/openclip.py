@@ -28,9 +28,6 @@ FORM = f"{PREFIX}ARCH/WEIGHTS"
 INSTALL = "pip install 'coopcli[open_clip]'"
 N_MERGES = 49_152 - 256 - 2  # of OpenAI's byte-pair table; its file holds more
 PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}  # CLIP's own text tower, sizes aside
-# Convolutions on a CPU are computed one way or another by the batch's size; at one size an image's features are always the
-# same bits. The size that features.py fills batches up to.
-STEADY = 8
 
 # open_clip's names in a block of the text tower, and the stock ones.
 BLOCK_NAMES = {
@@ -58,9 +55,7 @@ class OpenClipModel(torch.nn.Module):
         """Image features [B, p] of normalised pixels [B, 3, s, s], as the `pooler_output`."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        steady = pixel_values.device.type == "cpu" and not torch.compiler.is_exporting()  # a graph is for any number
-        parts = pixel_values.split(STEADY) if steady else [pixel_values]
-        return BaseModelOutputWithPooling(pooler_output=torch.cat([self.visual(part) for part in parts]))
+        return BaseModelOutputWithPooling(pooler_output=self.visual(pixel_values))
 
 
 def load_open_clip(name: str, allow_pickle: bool = False) -> tuple[OpenClipModel, CLIPTokenizer, CLIPImageProcessorPil]:

@@ -36,7 +36,8 @@ class TokenTree:
     """The distinct prefixes of some prompts, laid out for attention in blocks.
 
     rows [N'] holds each node's token, or `-1 - j` for context row j, in depth-first order; depth [N'] its position.
-    leaves [K] is the row of each prompt's EOS. N' is the number of nodes N, filled up to whole blocks.
+    leaves [L] is the row of each distinct prompt's EOS, and leaf_of [K] says which of these is a prompt's own: equal prompts
+    have one feature, to the bit. N' is the number of nodes N, filled up to whole blocks.
     path [B, A] lists the ancestors of each block's first row; visible [B, 1, S, A + S] says which of them, and which of
     the block's own S rows, each row attends to.
     """
@@ -45,7 +46,8 @@ class TokenTree:
         tokens: list[int] = []
         depths: list[int] = []
         parents: list[int] = []
-        leaves = [0] * len(prompts)
+        leaves: list[int] = []
+        leaf_of = [0] * len(prompts)
         previous: Prompt = ()
         branch: list[int] = []  # the nodes of the previous prompt, from SOS to EOS
         # Neighbours in sorted order share the longest prefixes, and sorted order is depth-first order.
@@ -60,7 +62,9 @@ class TokenTree:
                 branch.append(len(tokens))
                 tokens.append(prompt[depth])
                 depths.append(depth)
-            leaves[index] = branch[-1]
+            if prompt != previous:
+                leaves.append(branch[-1])
+            leaf_of[index] = len(leaves) - 1
             previous = prompt
 
         self.n_nodes = len(tokens)
@@ -70,6 +74,7 @@ class TokenTree:
         self.rows = torch.tensor(tokens + [0] * filler, device=device)
         self.depth = torch.tensor(depths + [0] * filler, device=device)
         self.leaves = torch.tensor(leaves, device=device)
+        self.leaf_of = torch.tensor(leaf_of, device=device)
 
         # Preorder makes ancestry an interval test: a is an ancestor of (or is) q when a <= q < subtree_end[a].
         subtree_end = list(range(1, self.n_nodes + 1)) + [0] * filler
@@ -204,7 +209,8 @@ class TextEncoder:
                 x, mixed = x.index_select(0, tree.leaves), mixed.index_select(0, tree.leaves)
             x = x + layer.out(mixed)
             x = x + layer.fc2(layer.activation(layer.fc1(layer.norm2(x))))
-        return F.normalize(F.linear(self.final_layer_norm(x), self.projection.weight.float()), dim=-1)
+        features = F.normalize(F.linear(self.final_layer_norm(x), self.projection.weight.float()), dim=-1)
+        return features.index_select(0, tree.leaf_of)
 
     def _attend(self, tree: TokenTree, qkv: Tensor) -> Tensor:
         """Each row's attention over its ancestors and itself: [N', 3d] -> float32 [N', d]."""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from coopcli.backbone import MINI_FOLDER, fingerprint_of, load_backbone, pick_device
+from coopcli.backbone import MINI_FOLDER, Backbone, fingerprint_of, load_backbone, pick_device
 from coopcli.errors import CoopError, UsageError
 from coopcli.evaluation import hand_written_features
 from coopcli.pixels import centre
@@ -234,3 +234,15 @@ def test_the_logit_scale_is_not_rounded(mini):
     exact = float(mini.model.logit_scale.double().exp())
     assert mini.logit_scale == pytest.approx(exact, rel=1e-6)
     assert load_backbone("mini", dtype="bfloat16").logit_scale == mini.logit_scale
+
+
+@pytest.mark.same_bytes
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pictures_are_encoded_in_batches_of_one_size(dtype, monkeypatch):
+    clip = load_backbone("mini", device="cpu", dtype=dtype)
+    sizes, tower = [], Backbone.image_tower
+    monkeypatch.setattr(Backbone, "image_tower", lambda self, pixels: (sizes.append(len(pixels)), tower(self, pixels))[1])
+    pixels = torch.randint(0, 256, (21, 3, clip.image_size, clip.image_size), dtype=torch.uint8)
+    together = clip.encode_images(pixels)
+    assert torch.equal(together, torch.cat([clip.encode_images(part) for part in pixels.split([1, 7, 13])]))
+    assert set(sizes) == {8} and together.shape == (21, clip.feature_width)

@@ -65,6 +65,7 @@ def test_a_picture_in_memory_is_what_it_is_in_a_file(prompt, tmp_path, mode):
     assert np.array_equal(prompt.predict_proba(picture), prompt.predict_proba(tmp_path / "b.tiff"))
 
 
+@pytest.mark.same_bytes
 def test_one_image_or_several_paths_or_arrays(prompt, photos):
     path = photos / "red" / "0.png"
     picture = Image.open(path)

@@ -48,6 +48,7 @@ def by_hand(mini, data, features, labels):
     return sum(hits) / len(hits)
 
 
+@pytest.mark.same_bytes
 def test_a_prompt_is_the_one_that_fit_learns(mini, splits, tmp_path):
     cell = Cell("coop", "mini", 2, 3, Variant(n_ctx=4, position="middle", csc=True))
     result = laboratory(splits, tmp_path).run(cell, tmp_path / "cell")

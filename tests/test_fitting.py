@@ -62,6 +62,7 @@ def test_online_views_are_encoded_in_every_epoch(mini, photos, tmp_path, monkeyp
     assert torch.equal(online.prompt.context, again.prompt.context)
 
 
+@pytest.mark.same_bytes
 def test_a_stopped_fit_goes_on_to_the_same_bytes(mini, photos, tmp_path, caplog):
     data, recipe, at = load_data(str(photos)), Recipe(epochs=6, views=2), tmp_path / "checkpoint"
     whole = fit(mini, data, recipe, shots=2, seed=3)

@@ -312,15 +312,6 @@ def towers(tokenizer):
     return OpenClipModel(layout.visual, stock_text_tower(layout.state_dict(), HEADS, "gelu"), layout.logit_scale)
 
 
-def test_the_image_tower_sees_batches_of_one_size_on_a_cpu(towers):
-    sizes = []
-    towers.visual.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    pixels = torch.randn(24, 3, 40, 40)
-    features = towers.get_image_features(pixel_values=pixels).pooler_output
-    assert sizes == [8, 8, 8]
-    assert (features - towers.visual(pixels)).abs().max() < 1e-5
-
-
 def test_an_exported_image_tower_takes_any_number(towers):
     class Network(torch.nn.Module):
         def __init__(self):

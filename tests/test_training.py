@@ -110,6 +110,7 @@ def run(tiny_encoder, tokenizer, features, labels, seed=1, start_seed=2, **recip
     return state.context, state.log
 
 
+@pytest.mark.same_bytes
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_a_resumed_run_ends_in_the_same_bytes(tiny_encoder, tokenizer, optimizer, stop):
@@ -129,6 +130,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(tiny_encoder, tokenizer, optimizer
     assert not torch.equal(states[stop - 1].context, whole.context)
 
 
+@pytest.mark.same_bytes
 def test_same_seed_same_bytes_other_seed_other_bytes(tiny_encoder, tokenizer):
     features, labels = some_features(12, views=3), torch.arange(12) % 3
     one, again, other = (run(tiny_encoder, tokenizer, features, labels, seed, epochs=3, batch_size=4)[0] for seed in (1, 1, 2))
