@@ -25,13 +25,13 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from coopcli.images import load_split_file
-from coopcli.linear import FrozenLinear
-from coopcli.openclip import openai_tokenizer
-from coopcli.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context
-from coopcli.templates import TEMPLATE_SETS
-from coopcli.text_encoder import TextEncoder
-from coopcli.training import Recipe, TrainingState, train_context
+from coopcli.clip.frozen_linear import FrozenLinear
+from coopcli.clip.openclip import openai_tokenizer
+from coopcli.clip.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context
+from coopcli.clip.templates import TEMPLATE_SETS
+from coopcli.clip.text_encoder import TextEncoder
+from coopcli.data.load import load_split_file
+from coopcli.learning.training import Recipe, TrainingState, train_context
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracle
@@ -207,10 +207,10 @@ class Bench:
         from PIL import Image
         from transformers import CLIPImageProcessorPil
 
-        from coopcli.backbone import Backbone
-        from coopcli.cache import FeatureCache
-        from coopcli.features import image_features
-        from coopcli.images import load_folder
+        from coopcli.clip.backbone import Backbone
+        from coopcli.clip.cache import FeatureCache
+        from coopcli.clip.image_features import image_features
+        from coopcli.data.load import load_folder
 
         processor = CLIPImageProcessorPil()
         backbone = Backbone("random", None, self.model, self.tokenizer, processor, "x", torch.device("cpu"), "float32", 100.0)

@@ -11,40 +11,40 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .artifact import LearnedPrompt as LearnedPrompt
-    from .cache import FeatureCache as FeatureCache
-    from .classifier import CLIP as CLIP
-    from .classifier import Classifier as Classifier
-    from .classifier import Prompt as Prompt
-    from .classifier import evaluate as evaluate
+    from .clip.cache import FeatureCache as FeatureCache
+    from .clip.image_features import image_features as image_features
+    from .clip.prompts import ContextSettings as ContextSettings
+    from .data.load import load_data as load_data
     from .errors import CoopError as CoopError
-    from .evaluation import hand_written_features as hand_written_features
-    from .features import image_features as image_features
-    from .fitting import fit as fit
-    from .images import load_data as load_data
-    from .interpret import nearest_tokens as nearest_tokens
-    from .prompts import ContextSettings as ContextSettings
-    from .training import Recipe as Recipe
-    from .training import fast_recipe as fast_recipe
-    from .training import paper_recipe as paper_recipe
+    from .learned.classifier import CLIP as CLIP
+    from .learned.classifier import Classifier as Classifier
+    from .learned.classifier import Prompt as Prompt
+    from .learned.classifier import evaluate as evaluate
+    from .learned.interpret import nearest_tokens as nearest_tokens
+    from .learned.prompt import LearnedPrompt as LearnedPrompt
+    from .learned.scores import hand_written_features as hand_written_features
+    from .learning.fit import fit as fit
+    from .learning.training import Recipe as Recipe
+    from .learning.training import fast_recipe as fast_recipe
+    from .learning.training import paper_recipe as paper_recipe
 
 _HOMES = {
-    "CLIP": "classifier",
-    "Classifier": "classifier",
-    "ContextSettings": "prompts",
+    "CLIP": "learned.classifier",
+    "Classifier": "learned.classifier",
+    "ContextSettings": "clip.prompts",
     "CoopError": "errors",
-    "FeatureCache": "cache",
-    "LearnedPrompt": "artifact",
-    "Prompt": "classifier",
-    "Recipe": "training",
-    "evaluate": "classifier",
-    "fast_recipe": "training",
-    "fit": "fitting",
-    "hand_written_features": "evaluation",
-    "image_features": "features",
-    "load_data": "images",
-    "nearest_tokens": "interpret",
-    "paper_recipe": "training",
+    "FeatureCache": "clip.cache",
+    "LearnedPrompt": "learned.prompt",
+    "Prompt": "learned.classifier",
+    "Recipe": "learning.training",
+    "evaluate": "learned.classifier",
+    "fast_recipe": "learning.training",
+    "fit": "learning.fit",
+    "hand_written_features": "learned.scores",
+    "image_features": "clip.image_features",
+    "load_data": "data.load",
+    "nearest_tokens": "learned.interpret",
+    "paper_recipe": "learning.training",
 }
 __all__ = list(_HOMES)
 

@@ -15,10 +15,10 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from coopcli import __main__
-from coopcli.artifact import LearnedPrompt
-from coopcli.backbone import MINI_FOLDER, load_backbone
-from coopcli.prompts import ContextSettings, random_context
-from coopcli.text_encoder import TextEncoder
+from coopcli.clip.backbone import MINI_FOLDER, load_backbone
+from coopcli.clip.prompts import ContextSettings, random_context
+from coopcli.clip.text_encoder import TextEncoder
+from coopcli.learned.prompt import LearnedPrompt
 
 torch.set_num_threads(1)  # the models here are too small for more
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from coopcli.methods.task import Task
+from coopcli.learning.methods.task import Task
 
 WIDTH, VIEWS = 16, 3
 
@@ -41,8 +41,8 @@ def without_val(task):
 
 def check_method(learn, task, images, labels, folder, at_least):
     """What all methods have in common: the gain, the same bytes again, and the same answers from the file."""
-    from coopcli.artifact import load_learned
-    from coopcli.methods.task import accuracy
+    from coopcli.learned.prompt import load_learned
+    from coopcli.learning.methods.task import accuracy
 
     hand_written = accuracy(images @ task.text.T, labels)
     head = learn(task)

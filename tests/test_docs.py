@@ -16,7 +16,7 @@ import typer
 from conftest import ran
 
 from coopcli.cli.app import app
-from coopcli.demo import write_task
+from coopcli.demo.tasks import write_task
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]

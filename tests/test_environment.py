@@ -15,11 +15,11 @@ import torch
 from conftest import write_picture
 from PIL import Image
 
-from coopcli.artifact import LearnedPrompt, load_prompt
 from coopcli.cli import console
-from coopcli.evaluation import Evaluation, score
-from coopcli.images import ImageItem
-from coopcli.prompts import ContextSettings
+from coopcli.clip.prompts import ContextSettings
+from coopcli.data.load import ImageItem
+from coopcli.learned.prompt import LearnedPrompt, load_prompt
+from coopcli.learned.scores import Evaluation, score
 
 COOP = [sys.executable, "-m", "coopcli"]
 TABLE = ["zeroshot", "photos", "--model", "mini"]
@@ -201,7 +201,7 @@ def test_warnings_are_one_line(capsys):
     import logging
 
     console.show_warnings()
-    logging.getLogger("coopcli.images").warning("class %s", HOSTILE)
+    logging.getLogger("coopcli.data.load").warning("class %s", HOSTILE)
     assert capsys.readouterr().err == f"note: class {ESCAPED}\n"
 
 

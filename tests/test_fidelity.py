@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from coopcli import pixels
-from coopcli.backbone import Backbone
-from coopcli.fitting import fit
-from coopcli.images import load_data
-from coopcli.prompts import ContextSettings
-from coopcli.training import learning_rate, paper_recipe
+from coopcli.clip import pixels
+from coopcli.clip.backbone import Backbone
+from coopcli.clip.prompts import ContextSettings
+from coopcli.data.load import load_data
+from coopcli.learning.fit import fit
+from coopcli.learning.training import learning_rate, paper_recipe
 
 SIZE = 32
 CLASSES = {"red star": (200, 30, 30), "green_ring": (30, 160, 60), "annual crop": (150, 140, 60), "sea": (30, 60, 200)}

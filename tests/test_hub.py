@@ -7,9 +7,9 @@ from hub_server import ask_only, serving
 from huggingface_hub import constants
 
 from coopcli.errors import CoopError, UsageError
-from coopcli.head import MODEL_FOLDER
 from coopcli.hub import HUB_ID, PROMPT_FILES, prepare_hub, prompt_path, push
-from coopcli.safefile import HEAD, PROMPT
+from coopcli.learned.head import MODEL_FOLDER
+from coopcli.learned.safefile import HEAD, PROMPT
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,5 @@
 """The real process, killed at random moments of its life, ends in the bytes of an uninterrupted one."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import kill_runs
 
 

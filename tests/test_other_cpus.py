@@ -1,11 +1,6 @@
 """The tests of equal bytes again, in processes where PyTorch's libraries compute as they do on other CPUs."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
 from other_cpus import failures
 
 

@@ -105,8 +105,8 @@ def test_wheel_works_alone(wheel, tmp_path):
     """Unpacked, with none of the checkout's files in reach: the command, its data, and the embedded model."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     script = (
-        "import coopcli, coopcli.cli.app, coopcli.templates\n"
-        "from coopcli.backbone import load_backbone\n"
+        "import coopcli, coopcli.cli.app, coopcli.clip.templates\n"
+        "from coopcli.clip.backbone import load_backbone\n"
         "print(coopcli.__file__, load_backbone('mini', device='cpu').name)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}

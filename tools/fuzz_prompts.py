@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from coopcli.artifact import LearnedPrompt, load_learned
+from coopcli.clip.prompts import ContextSettings
 from coopcli.errors import CoopError
-from coopcli.head import MAX_KEYS, Head
-from coopcli.prompts import ContextSettings
-from coopcli.safefile import MAX_FILE, MAX_HEADER
+from coopcli.learned.head import MAX_KEYS, Head
+from coopcli.learned.prompt import LearnedPrompt, load_learned
+from coopcli.learned.safefile import MAX_FILE, MAX_HEADER
 
 SLOW = 5.0  # seconds of computing for one file: a hang
 CROWDED = 256  # MiB over the start: more than the header's bound explains

@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from coopcli.demo import write_task
+from coopcli.demo.tasks import write_task
 
 EPOCHS = 300
 

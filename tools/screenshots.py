@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from coopcli.demo import TEST, TRAIN, write_task
+from coopcli.demo.tasks import TEST, TRAIN, write_task
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 88  # columns

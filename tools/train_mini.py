@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from coopcli.captions import caption
-from coopcli.drawing import ATTRIBUTES, Scene, attribute_ids, random_scene, render
+from coopcli.demo.captions import caption
+from coopcli.demo.drawing import ATTRIBUTES, Scene, attribute_ids, random_scene, render
 
 VOCABULARY = 1024  # at most; the captions have fewer words
 PICTURE = 64  # pixels of the drawn pictures; the model sees them resized to IMAGE

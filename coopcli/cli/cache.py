@@ -51,7 +51,7 @@ def cache(
     renamed image stays known and a changed one is encoded anew.
     """
     bound = None if max_size is None else _size(max_size)
-    from ..cache import FeatureCache, default_cache_folder
+    from ..clip.cache import FeatureCache, default_cache_folder
     from ..errors import CoopError
 
     store = FeatureCache(default_cache_folder())

@@ -9,8 +9,8 @@ from typing import Any
 
 import typer
 
-from ..config import RESOLVED, read_settings
 from ..errors import UsageError
+from ..settings import RESOLVED, read_settings
 from .console import say
 
 

@@ -21,8 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ..evaluation import Evaluation
-    from ..training import EpochLog
+    from ..learned.scores import Evaluation
+    from ..learning.training import EpochLog
 
 # Under NO_COLOR rich leaves out colours only, not bold.
 STYLES = None if os.environ.get("NO_COLOR") else "auto"
@@ -145,7 +145,7 @@ def show_evaluation(title: str, evaluation: Evaluation) -> None:
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:
     """Every image as a CSV row: image, true class, predicted class, its probability, whether it is right."""
-    from ..safefile import write_atomically
+    from ..learned.safefile import write_atomically
 
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -30,7 +30,7 @@ def demo(
 
     Takes about a minute, needs no network, and ends on one table: hand-written, ensemble, learned, gain.
     """
-    from ..demo import TASKS, TEST, TRAIN, draw_demo
+    from ..demo.tasks import TASKS, TEST, TRAIN, draw_demo
 
     coop: Coop = context.find_root().command.main
     with progress() as live:

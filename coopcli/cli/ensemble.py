@@ -41,12 +41,12 @@ def ensemble(
 
     --template, repeated, adds templates to those of --templates, or makes a set of its own without it.
     """
-    from ..templates import read_templates
+    from ..clip.templates import read_templates
 
     chosen = list(template or [])
     if templates or not chosen:
         chosen = [*read_templates(templates or "imagenet"), *chosen]
-    from ..fewshot import half
+    from ..data.fewshot import half
     from .setup import load_source
 
     dataset = half(load_source(data, images, classnames, image_column, label_column, max_pixels), classes.value)

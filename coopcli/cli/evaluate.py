@@ -33,12 +33,12 @@ def evaluate(
     Model, preprocessing and class names come from the prompt file. The images are classified among the data's own
     classes: other classes than the prompt was fitted on, too, unless its context is class-specific.
     """
-    from ..artifact import load_learned
-    from ..datacheck import count_traps, prompt_traps, warn
-    from ..evaluation import as_head, check_backbone, classes_of, evaluate_logits
-    from ..features import readable_features
-    from ..fewshot import half
-    from ..runs import provenance
+    from ..clip.image_features import readable_features
+    from ..data.checks import count_traps, prompt_traps, warn
+    from ..data.fewshot import half
+    from ..experiments.run_folder import provenance
+    from ..learned.prompt import load_learned
+    from ..learned.scores import as_head, check_backbone, classes_of, evaluate_logits
     from .setup import find_prompt, load_source, open_backbone, open_cache, pick_items
 
     learned = load_learned(find_prompt(prompt))

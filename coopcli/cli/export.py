@@ -29,11 +29,11 @@ def export(
     Its metadata hold the class names and the preprocessing; examples/predict_without_torch.py reads them. Where
     onnxruntime is installed, its answer to random pictures is compared with PyTorch's. Needs the extra `export`.
     """
-    from ..artifact import load_learned
-    from ..classifier import Classifier
-    from ..classnames import read_choices
-    from ..export import difference, onnx_bytes
-    from ..safefile import write_atomically
+    from ..data.classnames import read_choices
+    from ..learned.classifier import Classifier
+    from ..learned.export import difference, onnx_bytes
+    from ..learned.prompt import load_learned
+    from ..learned.safefile import write_atomically
     from .setup import find_prompt, open_backbone, open_cache
 
     learned = load_learned(find_prompt(prompt))

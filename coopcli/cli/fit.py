@@ -17,9 +17,9 @@ from .console import Bars, out, percent, print_json, progress, say
 from .options import Classes, Device, Dtype, OnError, Position, RecipeName
 
 if TYPE_CHECKING:
-    from ..fitting import Fit
-    from ..images import DataSet
-    from ..training import EpochLog
+    from ..data.load import DataSet
+    from ..learning.fit import Fit
+    from ..learning.training import EpochLog
 
 CONTEXT, RECIPE = "Context", "Recipe"
 
@@ -147,18 +147,18 @@ def fit(
     """
     wanted_shots, wanted_views = _shots(shots), options.read_views(views)
 
-    from ..config import RESOLVED
+    from ..clip.prompts import ContextSettings, tokenize
+    from ..data.fewshot import half
     from ..errors import UsageError
-    from ..evaluation import hand_written_features, learned_features
-    from ..fewshot import half
-    from ..fitting import Watch
-    from ..fitting import fit as fit_prompt
-    from ..plots import check_matplotlib, plot_run
-    from ..prompts import ContextSettings, tokenize
-    from ..reference import read_initial_context
-    from ..runs import begin_run, check_run, checkpoint_of, write_run
-    from ..trackers import epoch_numbers, final_numbers, tracked
-    from ..training import fast_recipe, paper_recipe
+    from ..experiments.plots import check_matplotlib, plot_run
+    from ..experiments.run_folder import begin_run, check_run, checkpoint_of, write_run
+    from ..experiments.trackers import epoch_numbers, final_numbers, tracked
+    from ..learned.reference import read_initial_context
+    from ..learned.scores import hand_written_features, learned_features
+    from ..learning.fit import Watch
+    from ..learning.fit import fit as fit_prompt
+    from ..learning.training import fast_recipe, paper_recipe
+    from ..settings import RESOLVED
     from .setup import load_source, open_backbone, open_cache
 
     if init is not None and reference_init is not None:
@@ -232,7 +232,7 @@ def default_folder(
     dataset: DataSet, model: str, shots: str, seed: int, position: Position, csc: bool, classes: Classes
 ) -> Path:
     """`coop-runs/<data>-<model>-<variant>-<shots>shots-seed<seed>`."""
-    from ..backbone import short_name
+    from ..clip.backbone import short_name
 
     variant = f"{position.value}{'-csc' if csc else ''}{'' if classes is Classes.all else f'-{classes.value}'}"
     return Path(options.RUNS_FOLDER) / f"{Path(dataset.name).name}-{short_name(model)}-{variant}-{shots}shots-seed{seed}"

@@ -9,7 +9,7 @@ from .console import Bars, print_json, progress, show_evaluation, write_predicti
 from .options import Device, Dtype, OnError
 
 if TYPE_CHECKING:
-    from ..images import DataSet
+    from ..data.load import DataSet
 
 
 def run(
@@ -28,10 +28,10 @@ def run(
     json: bool,
 ) -> None:
     """Evaluate hand-written templates and show the result."""
-    from ..datacheck import count_traps, warn
-    from ..evaluation import evaluate_logits, hand_written_features
-    from ..features import readable_features
-    from ..runs import provenance
+    from ..clip.image_features import readable_features
+    from ..data.checks import count_traps, warn
+    from ..experiments.run_folder import provenance
+    from ..learned.scores import evaluate_logits, hand_written_features
     from .setup import open_backbone, open_cache, pick_items
 
     items = pick_items(dataset, split)

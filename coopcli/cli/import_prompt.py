@@ -43,9 +43,9 @@ def import_prompt(
     No code in the checkpoint is run. That it belongs to the model and the class names is checked by the token embeddings
     it holds.
     """
-    from ..classnames import read_class_list
-    from ..reference import import_prompt as import_checkpoint
-    from ..reference import read_checkpoint
+    from ..data.classnames import read_class_list
+    from ..learned.reference import import_prompt as import_checkpoint
+    from ..learned.reference import read_checkpoint
     from .setup import open_backbone
 
     found, pairs = read_checkpoint(checkpoint), read_class_list(classnames)

@@ -18,10 +18,10 @@ from .options import Device, Dtype
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..artifact import LearnedPrompt
-    from ..backbone import Backbone
-    from ..cache import FeatureCache
-    from ..interpret import Movement, NearToken, TokenSpacing
+    from ..clip.backbone import Backbone
+    from ..clip.cache import FeatureCache
+    from ..learned.interpret import Movement, NearToken, TokenSpacing
+    from ..learned.prompt import LearnedPrompt
 
     Gains = list[tuple[str, float]]
 
@@ -101,10 +101,10 @@ def interpret(
     "token_id", "distance"}]], "farther_than": [share]}], "moved": {"all": [{"word", "gain"}], "classes": [{"class",
     "similarity", "towards": [{"word", "gain"}]}]}}`; of several prompts a list of these, `prompts`.
     """
-    from ..artifact import load_prompt
+    from ..clip.templates import DEFAULT_TEMPLATE
     from ..errors import UsageError
-    from ..evaluation import check_backbone
-    from ..templates import DEFAULT_TEMPLATE
+    from ..learned.prompt import load_prompt
+    from ..learned.scores import check_backbone
     from .setup import find_prompt, open_backbone, open_cache
 
     if template is not None and not moved:
@@ -134,8 +134,8 @@ def interpret(
 
 
 def _lexicon(backbone: Backbone, metric: Metric, words: bool, template: str | None, cache: FeatureCache) -> Lexicon:
-    from ..interpret import encode_words, token_spacing
-    from ..vocabulary import whole_words
+    from ..clip.tokens import whole_words
+    from ..learned.interpret import encode_words, token_spacing
 
     known = whole_words(backbone.tokenizer) if words or template is not None else {}
     among = list(known) if words else None
@@ -150,9 +150,9 @@ def _lexicon(backbone: Backbone, metric: Metric, words: bool, template: str | No
 def _read(
     name: str, prompt: LearnedPrompt, lexicon: Lexicon, top: int, metric: Metric, template: str | None, cache: FeatureCache
 ) -> Reading:
-    from ..classnames import distinct
-    from ..evaluation import hand_written_features, learned_features
-    from ..interpret import movements, nearest_tokens
+    from ..data.classnames import distinct
+    from ..learned.interpret import movements, nearest_tokens
+    from ..learned.scores import hand_written_features, learned_features
 
     backbone, n_ctx = lexicon.backbone, prompt.settings.n_ctx
     contexts = prompt.context if prompt.settings.csc else prompt.context[None]

@@ -16,7 +16,7 @@ from .console import percent, print_json, printable, progress, say
 from .options import Device, Dtype
 
 if TYPE_CHECKING:
-    from ..predict import Prediction
+    from ..learned.predict import Prediction
 
 NONE = "none of these"
 WIDEST = 40  # letters of a class name that keep the table in columns
@@ -56,13 +56,13 @@ def predict(
     `{"image": ..., "class": ..., "probability": ..., "top": [{"class": ..., "probability": ...}, ...]}`, its class null
     below the threshold. Images that cannot be read are told on stderr and left out.
     """
-    from ..artifact import load_learned
-    from ..classifier import Classifier
-    from ..classnames import read_choices
+    from ..clip.pixels import allow_pixels
+    from ..data.classnames import read_choices
     from ..errors import CoopError, UsageError
-    from ..pixels import allow_pixels
-    from ..predict import find_images
-    from ..predict import predict as predictions
+    from ..learned.classifier import Classifier
+    from ..learned.predict import find_images
+    from ..learned.predict import predict as predictions
+    from ..learned.prompt import load_learned
     from .setup import find_prompt, open_backbone, open_cache
 
     if csv and json:

@@ -29,12 +29,12 @@ def push(
     here. The card is made from the run folder; a README.md in it that you made your own is sent as it is. Needs
     `hf auth login`, or HF_TOKEN.
     """
-    from ..artifact import load_learned
-    from ..card import card_of
-    from ..head import MODEL_FOLDER, Head
     from ..hub import prepare_hub
     from ..hub import push as push_prompt
-    from ..safefile import HEAD, PROMPT
+    from ..learned.card import card_of
+    from ..learned.head import MODEL_FOLDER, Head
+    from ..learned.prompt import load_learned
+    from ..learned.safefile import HEAD, PROMPT
     from .setup import find_prompt
 
     path = find_prompt(prompt)

@@ -14,8 +14,8 @@ from .console import Bars, print_json, progress, say
 from .options import Device, Dtype
 
 if TYPE_CHECKING:
-    from ..backbone import Backbone
-    from ..records import Run
+    from ..clip.backbone import Backbone
+    from ..experiments.sweep_folder import Run
 
 
 def report(
@@ -41,9 +41,9 @@ def report(
     settings it tells mean and standard deviation over the seeds. The worst mistakes are found by classifying the test
     images again; where these or the model are no longer there, the page is made without them and says so.
     """
-    from ..inspection import look_at
-    from ..records import read_run, read_sweep
-    from ..report import write_report
+    from ..experiments.sweep_folder import read_run, read_sweep
+    from ..report.look import look_at
+    from ..report.page import write_report
     from .setup import open_backbone, open_cache
 
     sweeps = [read_sweep(folder) for folder in runs if (folder / "results.json").is_file()]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..backbone import Backbone, load_backbone
-from ..cache import FeatureCache, default_cache_folder
+from ..clip.backbone import Backbone, load_backbone
+from ..clip.cache import FeatureCache, default_cache_folder
+from ..clip.pixels import allow_pixels
+from ..data.fewshot import test_items
+from ..data.load import DataSet, ImageItem, load_data
 from ..errors import CoopError
-from ..fewshot import test_items
+from ..experiments.plots import check_matplotlib
 from ..hub import prompt_path
-from ..images import DataSet, ImageItem, load_data
-from ..pixels import allow_pixels
-from ..plots import check_matplotlib
 from .console import say, shown, talk
 from .options import Device, Dtype
 

@@ -19,8 +19,8 @@ from .options import Classes, Device, Dtype, Position, RecipeName
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..experiment import Result
-    from ..results import Line
+    from ..experiments.experiment import Result
+    from ..experiments.summary import Line
 
 T = TypeVar("T")
 AXES = "Axes"
@@ -143,15 +143,15 @@ def sweep(
     Each experiment is kept when it is done; the same command goes on where it was stopped, and a larger grid in the same
     folder does only what is new. With `--classes base`, methods learn on the base classes and are tested on both halves.
     """
-    from ..cache import default_cache_folder
+    from ..clip.cache import default_cache_folder
+    from ..clip.templates import read_templates
     from ..errors import CoopError
-    from ..experiment import METHODS, Plan, Variant
-    from ..methods.linear_probe import check_sklearn
-    from ..results import summary, write_results
-    from ..runs import begin_run, check_run
-    from ..sweep import Grid
-    from ..sweep import sweep as run_sweep
-    from ..templates import read_templates
+    from ..experiments.experiment import METHODS, Plan, Variant
+    from ..experiments.run_folder import begin_run, check_run
+    from ..experiments.summary import summary, write_results
+    from ..experiments.sweep import Grid
+    from ..experiments.sweep import sweep as run_sweep
+    from ..learning.methods.linear_probe import check_sklearn
     from .setup import can_draw, load_source
 
     variants = [
@@ -221,7 +221,7 @@ def sweep(
 
 def show(title: str, lines: Sequence[Line]) -> None:
     """Mean and spread over the seeds, a row for each method and variant, a column for each number of shots; and the costs."""
-    from ..results import VALUES, costs_of, table_of
+    from ..experiments.summary import VALUES, costs_of, table_of
 
     for value, heading in VALUES.items():
         if any(getattr(line, value) for line in lines):

@@ -17,8 +17,8 @@ from .options import Device, Dtype
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..backbone import Backbone
-    from ..results import Spread
+    from ..clip.backbone import Backbone
+    from ..experiments.summary import Spread
 
 
 def _each(given: list[str] | None, n: int, option: str, default: str | None) -> Sequence[str | None]:
@@ -73,17 +73,17 @@ def transfer(
     Prompts that differ in their seed only are one row, with mean and deviation; beside them stand the hand-written prompt
     and the ensemble. A data set may hold a part of the classes, or others unless the context is class-specific.
     """
-    from ..artifact import LearnedPrompt, load_learned
-    from ..backbone import pick_device
+    from ..clip.backbone import pick_device
+    from ..clip.templates import DEFAULT_TEMPLATE, read_templates
+    from ..data.load import load_data, takes_root
     from ..errors import UsageError
-    from ..head import Head
-    from ..images import load_data, takes_root
-    from ..results import csv_of
-    from ..runs import provenance, write_json
-    from ..safefile import write_atomically
-    from ..templates import DEFAULT_TEMPLATE, read_templates
-    from ..transfer import Target, draw, matrix
-    from ..transfer import transfer as run_transfer
+    from ..experiments.run_folder import provenance, write_json
+    from ..experiments.summary import csv_of
+    from ..experiments.transfer import Target, draw, matrix
+    from ..experiments.transfer import transfer as run_transfer
+    from ..learned.head import Head
+    from ..learned.prompt import LearnedPrompt, load_learned
+    from ..learned.safefile import write_atomically
     from .setup import can_draw, open_backbone, open_cache
 
     found = {word: _prompt(word) for word in prompts_and_data}
@@ -136,7 +136,7 @@ def _prompt(word: str) -> Path | None:
     `user/name` may be either on the hub: it is a prompt where a model repository of that name holds one.
     """
     from ..errors import CoopError, UsageError
-    from ..safefile import HEAD, PROMPT
+    from ..learned.safefile import HEAD, PROMPT
     from .setup import find_prompt
 
     path = Path(word)

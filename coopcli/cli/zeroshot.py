@@ -30,14 +30,14 @@ def zeroshot(
 
     No image is trained on: class names go into the template, and each image is given to the nearest class.
     """
-    from ..templates import DEFAULT_TEMPLATE
+    from ..clip.templates import DEFAULT_TEMPLATE
 
     templates = template or [DEFAULT_TEMPLATE]
     if len(templates) > 1:
         from ..errors import UsageError
 
         raise UsageError("coop zeroshot takes one --template; coop ensemble averages several")
-    from ..fewshot import half
+    from ..data.fewshot import half
     from .setup import load_source
 
     dataset = half(load_source(data, images, classnames, image_column, label_column, max_pixels), classes.value)

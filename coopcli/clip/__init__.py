@@ -1,0 +1,1 @@
+"""The frozen CLIP: images -> image features, names and templates or context -> class features."""

@@ -1,0 +1,245 @@
+"""Images -> image features, each image and each augmented view encoded once and kept in the cache.
+
+Reading, decoding and cropping run ahead in worker processes; the image tower sees full batches of what they deliver.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.load import ImageItem
+from ..errors import CoopError
+from .backbone import IMAGE_BATCH, Backbone
+from .cache import FeatureCache
+from .pixels import Views, prepare
+
+BATCH = {"cpu": 32, "cuda": 256}  # pictures that are handed to the image tower at once: whole batches of it
+AT_ONCE = 64  # images that are read and looked up at once; the bytes of twice as many are in memory
+READ_AHEAD = 128  # images whose bytes or pixels are in memory, beyond a batch
+FINISHED = 4096  # features that may wait for those of an image before them
+WORTH_PROCESSES = 64  # with fewer images than this, threads are done before processes have started
+
+OnError = Literal["fail", "skip"]
+Outcome = tuple[ImageItem, Tensor | CoopError]  # an image with its features, or with why there are none
+Progress = Callable[[int, int], None]  # (images done, images in all)
+
+logger = logging.getLogger(__name__)
+
+
+def image_features(
+    backbone: Backbone, items: Sequence[ImageItem], cache: FeatureCache, on_progress: Progress | None = None
+) -> Tensor:
+    """Features of the preprocessed images, L2-normalised float32 [n, p], in the order of `items`.
+
+    Raises CoopError, naming the file, for the first image that cannot be read.
+    """
+    return readable_features(backbone, items, cache, "fail", on_progress)[1]
+
+
+def readable_features(
+    backbone: Backbone,
+    items: Sequence[ImageItem],
+    cache: FeatureCache,
+    on_error: OnError = "skip",
+    on_progress: Progress | None = None,
+) -> tuple[tuple[ImageItem, ...], Tensor]:
+    """The images that can be read and their features [n, p], as `image_features` gives them.
+
+    Those left out are counted in a warning. Raises CoopError when no image is left, or, on_error being "fail", for the
+    first that cannot be read.
+    """
+    kept: list[ImageItem] = []
+    skipped: list[CoopError] = []
+    result = torch.empty(len(items), backbone.feature_width)
+    with closing(stream_features(backbone, items, cache)) as stream:
+        for done, (item, features) in enumerate(stream, 1):
+            if isinstance(features, Tensor):
+                result[len(kept)] = features
+                kept.append(item)
+            elif on_error == "fail":
+                raise features
+            else:
+                skipped.append(features)
+            if on_progress:
+                on_progress(done, len(items))
+    if skipped and not kept:
+        raise CoopError(f"none of {len(items)} images can be read; the first: {skipped[0]}")
+    if skipped:
+        logger.warning("%d of %d images are skipped; the first: %s", len(skipped), len(items), skipped[0])
+    return tuple(kept), result[: len(kept)]
+
+
+def view_features(
+    backbone: Backbone,
+    items: Sequence[ImageItem],
+    views: Sequence[int],
+    cache: FeatureCache,
+    on_progress: Progress | None = None,
+) -> Tensor:
+    """Features of the augmented views of these numbers, L2-normalised float32 [n, views, p].
+
+    A view is a random resized crop with a random flip, fixed by the image's content and the view's number.
+    Raises CoopError, naming the file, for the first image that cannot be read.
+    """
+    result = torch.empty(len(items), len(views), backbone.feature_width)
+    with closing(_stream(backbone, items, cache, views)) as stream:
+        for row, (_, features) in enumerate(stream):
+            if isinstance(features, CoopError):
+                raise features
+            result[row] = features
+            if on_progress:
+                on_progress(row + 1, len(items))
+    return result
+
+
+def stream_features(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache) -> Generator[Outcome]:
+    """Each image with its features, L2-normalised float32 [p], or with why it cannot be read; in the order of `items`.
+
+    Images are taken from `items` a little ahead, however many there are; memory does not grow with their number.
+    To be closed (`contextlib.closing`) when not read to its end: it holds worker processes.
+    """
+    with closing(_stream(backbone, items, cache, [None])) as stream:
+        for item, features in stream:
+            yield item, features if isinstance(features, CoopError) else features[0]
+
+
+@dataclass
+class _Image:
+    """An image on its way: either its outcome is known, or its views' cache keys are, and their pixels are to come."""
+
+    item: ImageItem
+    outcome: Tensor | CoopError | None = None  # features of the views [views, p]
+    keys: Sequence[bytes] = ()
+    pixels: Future[np.ndarray] = field(default_factory=Future)
+
+
+def _stream(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache, views: Views) -> Generator[Outcome]:
+    items = iter(items)
+    first = list(islice(items, WORTH_PROCESSES))
+    batch = max(1, BATCH[backbone.device.type] // len(views))
+    queue: deque[_Image] = deque()  # in order; the first has no outcome yet
+    unknown: deque[_Image] = deque()  # those of the queue without outcome
+    with _workers(len(first)) as workers, ThreadPoolExecutor(_cores()) as readers:
+        images = _look_up(backbone, chain(first, items), views, cache, workers, readers)
+        while (image := next(images, None)) or unknown:
+            if image:
+                queue.append(image)
+                if image.outcome is None:
+                    unknown.append(image)
+            if not image or len(unknown) >= batch + READ_AHEAD or len(queue) >= FINISHED:
+                _encode(backbone, [unknown.popleft() for _ in range(min(batch, len(unknown)))], cache)
+            while queue and (outcome := queue[0].outcome) is not None:
+                yield queue.popleft().item, outcome
+
+
+def _look_up(
+    backbone: Backbone,
+    items: Iterator[ImageItem],
+    views: Views,
+    cache: FeatureCache,
+    workers: Executor,
+    readers: Executor,
+) -> Iterator[_Image]:
+    """Each image with what the cache knows of it, or else with its pixels, which a worker begins to prepare."""
+    model_key = backbone.model_key.encode()
+    process, size = backbone.image_processor, backbone.image_size
+    before: list[Future[np.ndarray]] = []
+    while part := list(islice(items, AT_ONCE)):
+        contents = list(readers.map(_read, part))
+        digests = list(readers.map(_digest, contents))
+        keys = [[_key(model_key, digest, view) for view in views] for digest in digests]
+        known = cache.get(key for of_image in keys for key in of_image)
+        images = []
+        for item, content, digest, of_image in zip(part, contents, digests, keys, strict=True):
+            if isinstance(content, CoopError):
+                images.append(_Image(item, content))
+            elif all(key in known for key in of_image):
+                images.append(_Image(item, torch.from_numpy(np.stack([known[key] for key in of_image]))))
+            else:
+                pixels = workers.submit(prepare, process, size, content, item.name, digest, views)
+                images.append(_Image(item, None, of_image, pixels))
+        del contents  # not to be kept while these wait
+        wait(before)
+        before = [image.pixels for image in images if image.outcome is None]
+        yield from images
+
+
+def _read(item: ImageItem) -> bytes | CoopError:
+    try:
+        return item.read()
+    except CoopError as error:
+        return error
+
+
+def _digest(content: bytes | CoopError) -> bytes:
+    return hashlib.blake2b(b"" if isinstance(content, CoopError) else content, digest_size=16).digest()
+
+
+def _key(model_key: bytes, digest: bytes, view: int | None) -> bytes:
+    name = b"centre crop" if view is None else b"view %d" % view
+    return hashlib.blake2b(model_key + digest + name, digest_size=16).digest()
+
+
+def _encode(backbone: Backbone, images: Sequence[_Image], cache: FeatureCache) -> None:
+    """Give these images their outcome, and the cache their features."""
+    whole, pixels = [], []
+    for image in images:
+        try:
+            pixels.append(image.pixels.result())
+            whole.append(image)
+        except CoopError as error:
+            image.outcome = error
+    if not whole:
+        return
+    try:
+        features = backbone.encode_images(torch.from_numpy(np.concatenate(pixels)))
+    except torch.OutOfMemoryError as error:
+        most = IMAGE_BATCH[backbone.device.type]
+        raise CoopError(
+            f"the GPU's memory does not hold {most} images at a time; use --dtype bfloat16 or --device cpu"
+        ) from error
+    features = features.view(len(whole), -1, backbone.feature_width)
+    keys = [key for image in whole for key in image.keys]
+    cache.put(dict(zip(keys, features.flatten(0, 1).numpy(), strict=True)))
+    for image, of_image in zip(whole, features, strict=True):
+        image.outcome = of_image
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _workers(n_images: int) -> Iterator[Executor]:
+    """Processes to decode in, where they start at once (by fork); else threads: Pillow frees the lock for most of its work."""
+    if n_images < WORTH_PROCESSES or sys.platform != "linux":
+        executor: Executor = ThreadPoolExecutor(_cores())
+    else:
+        executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), initializer=_begin_worker)
+    try:
+        yield executor
+    except BrokenProcessPool as error:
+        raise CoopError("a process that decodes images was ended from outside; was the memory full?") from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one

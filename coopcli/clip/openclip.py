@@ -1,0 +1,236 @@
+"""Models by open_clip, the paper's ResNets among them: the image tower as it is, the text tower in its stock form."""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CoopError, UsageError
+from ..hub import prepare_hub
+from .tokens import byte_letters
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessorPil, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+PREFIX = "open_clip:"
+FORM = f"{PREFIX}ARCH/WEIGHTS"
+INSTALL = "pip install 'coopcli[open_clip]'"
+N_MERGES = 49_152 - 256 - 2  # of OpenAI's byte-pair table; its file holds more
+PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}  # CLIP's own text tower, sizes aside
+
+# open_clip's names in a block of the text tower, and the stock ones.
+BLOCK_NAMES = {
+    "ln_1": "layer_norm1", "attn.out_proj": "self_attn.out_proj",
+    "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
+}  # fmt: skip
+logger = logging.getLogger(__name__)
+
+
+class OpenClipModel(torch.nn.Module):
+    """open_clip's towers behind the names of a CLIPModel's parts that coop goes by."""
+
+    def __init__(self, visual: torch.nn.Module, text: CLIPTextModelWithProjection, logit_scale: Tensor) -> None:
+        super().__init__()
+        self.visual = visual
+        self.text_model, self.text_projection = text.text_model, text.text_projection
+        self.logit_scale = torch.nn.Parameter(logit_scale, requires_grad=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the towers compute in."""
+        return self.text_projection.weight.dtype
+
+    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """Image features [B, p] of normalised pixels [B, 3, s, s], as the `pooler_output`."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(pooler_output=self.visual(pixel_values))
+
+
+def load_open_clip(name: str, allow_pickle: bool = False) -> tuple[OpenClipModel, CLIPTokenizer, CLIPImageProcessorPil]:
+    """Load `open_clip:ARCH/WEIGHTS` in float32 on the CPU. WEIGHTS is one of open_clip's tags, such as `openai`, or a file.
+
+    Weights are read from safetensors only, unless `allow_pickle`. Raises UsageError for a name that is none of open_clip's,
+    CoopError when the extra or the weights are missing, or when the text tower is of another kind than CLIP's.
+    """
+    arch, _, weights = name.removeprefix(PREFIX).partition("/")
+    if not arch or not weights:
+        raise UsageError(f'model "{name}" must have the form {FORM}: {PREFIX}RN50/openai, or a file for WEIGHTS')
+    prepare_hub()
+    with _quiet():
+        open_clip = _import(name)
+        config = _config(open_clip, name, arch)
+        file, tag = _find(open_clip, name, arch, weights)
+        if file.suffix != ".safetensors" and not allow_pickle:
+            raise CoopError(
+                f'model "{name}" has its weights as a pickle ({file.name}), which could run code as it is read; '
+                "use --allow-pickle-weights if you trust where it comes from"
+            )
+        # A tag says which activation its weights were trained with, whatever the architecture's name says.
+        quick_gelu = bool((tag or config).get("quick_gelu"))
+        try:
+            model = open_clip.create_model(
+                arch,
+                str(file),
+                quick_gelu=quick_gelu,
+                force_preprocess_cfg={key: tag.get(key) for key in ("mean", "std", "interpolation", "resize_mode")},
+                weights_only=not allow_pickle,
+            )
+        except Exception as error:  # whatever a foreign file makes of open_clip
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise CoopError(f'"{file}" holds no weights for open_clip\'s {arch}: {reason}') from error
+        if not tag and not quick_gelu and f"{arch}-quickgelu" in open_clip.list_models():
+            logger.warning("%s is taken as trained with GELU; weights of OpenAI's are %s-quickgelu", file.name, arch)
+    text = getattr(model, "text", model).state_dict()
+    tower = stock_text_tower(text, config["text_cfg"]["heads"], "quick_gelu" if quick_gelu else "gelu")
+    processor = _image_processor(name, model.visual.preprocess_cfg)
+    towers = OpenClipModel(model.visual, tower, model.logit_scale.detach())
+    return towers, openai_tokenizer(), processor
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's words to the root logger, which would set up logging for the whole program, and warnings."""
+    silent = logging.NullHandler()
+    logging.root.addHandler(silent)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.root.removeHandler(silent)
+
+
+def _import(name: str) -> Any:
+    try:
+        import open_clip
+    except ModuleNotFoundError as error:
+        raise CoopError(f'model "{name}" needs the optional package {error.name}: {INSTALL}') from error
+    except Exception as error:  # a torchvision that was built for another torch
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CoopError(f'model "{name}" needs open_clip, which cannot be imported here: {reason}') from error
+    return open_clip
+
+
+def _config(open_clip: Any, name: str, arch: str) -> dict[str, Any]:
+    """The architecture's description, if its text tower is one of CLIP's own kind."""
+    known = open_clip.list_models()
+    if arch not in known:
+        near = difflib.get_close_matches(arch, known, 3, 0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UsageError(f'model "{name}": open_clip knows no architecture "{arch}"{hint}')
+    config: dict[str, Any] = open_clip.get_model_config(arch)
+    text = config["text_cfg"]
+    if foreign := sorted(key for key in text if key not in PLAIN_TEXT and text[key]):
+        raise CoopError(
+            f"model \"{name}\" has a text tower of another kind than CLIP's ({', '.join(foreign)}); coop needs CLIP's"
+        )
+    return config
+
+
+def _find(open_clip: Any, name: str, arch: str, weights: str) -> tuple[Path, dict[str, Any]]:
+    """The file with the weights, fetched if need be, and open_clip's description of them: empty for a file of the user's."""
+    tag: dict[str, Any] = open_clip.get_pretrained_cfg(arch, weights)
+    if not tag:
+        if not Path(weights).is_file():
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "none"
+            raise UsageError(
+                f'model "{name}": "{weights}" is neither a file nor weights that open_clip knows of {arch} ({tags})'
+            )
+        return Path(weights).absolute(), {}  # absolute: never taken for a tag
+    try:
+        return Path(open_clip.download_pretrained(tag)), tag
+    except Exception as error:  # of the network
+        raise CoopError(
+            f'model "{name}": the weights are not on this machine and could not be fetched; '
+            f"use --model {PREFIX}{arch}/FILE with a local copy of them"
+        ) from error
+
+
+def stock_text_tower(weights: Mapping[str, Tensor], heads: int, activation: str) -> CLIPTextModelWithProjection:
+    """open_clip's text tower as the stock one, from the float32 state dict of the tower or of the whole model.
+
+    The two compute the same: open_clip keeps queries, keys and values in one matrix and the projection transposed.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    vocabulary, width = weights["token_embedding.weight"].shape
+    stock = {
+        "text_projection.weight": weights["text_projection"].T,
+        "text_model.embeddings.token_embedding.weight": weights["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": weights["positional_embedding"],
+    }
+    layers = 1 + max(int(key.split(".")[2]) for key in weights if key.startswith("transformer.resblocks."))
+    for kind in ("weight", "bias"):
+        stock[f"text_model.final_layer_norm.{kind}"] = weights[f"ln_final.{kind}"]
+        for layer in range(layers):
+            ours, theirs = f"text_model.encoder.layers.{layer}", f"transformer.resblocks.{layer}"
+            for their_name, our_name in BLOCK_NAMES.items():
+                stock[f"{ours}.{our_name}.{kind}"] = weights[f"{theirs}.{their_name}.{kind}"]
+            for part, matrix in zip("qkv", weights[f"{theirs}.attn.in_proj_{kind}"].chunk(3), strict=True):
+                stock[f"{ours}.self_attn.{part}_proj.{kind}"] = matrix
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=weights["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+        projection_dim=weights["text_projection"].shape[1],
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=weights["positional_embedding"].shape[0],
+        hidden_act=activation,
+    )
+    tower = CLIPTextModelWithProjection(config)
+    tower.load_state_dict(stock)
+    return tower
+
+
+def openai_tokenizer() -> CLIPTokenizer:
+    """OpenAI's byte-pair tokenizer (49,408 tokens), from the table that open_clip_torch carries; it need not be importable.
+
+    Raises CoopError where it is not installed.
+    """
+    from transformers import CLIPTokenizer
+
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or not spec.submodule_search_locations:
+        raise CoopError(f"OpenAI's token table comes with the optional package open_clip_torch: {INSTALL}")
+    table = Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(table.read_bytes()).decode("utf-8").split("\n")
+    merges = [tuple(line.split()) for line in lines[1 : 1 + N_MERGES]]  # the first line is a remark
+    letters = list(byte_letters().values())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+
+
+def _image_processor(name: str, settings: Mapping[str, Any]) -> CLIPImageProcessorPil:
+    """Pillow's preprocessing by open_clip's settings. Raises CoopError for pictures that are no squares or are padded."""
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil
+
+    sides = settings["size"]
+    height, width = (sides, sides) if isinstance(sides, int) else sides
+    if height != width or settings["resize_mode"] not in ("shortest", "squash"):
+        raise CoopError(
+            f'model "{name}" wants pictures of {height} x {width} by "{settings["resize_mode"]}"; coop makes squares'
+        )
+    squash = settings["resize_mode"] == "squash"
+    return CLIPImageProcessorPil(
+        size={"height": height, "width": width} if squash else {"shortest_edge": height},
+        do_center_crop=not squash,
+        crop_size={"height": height, "width": width},
+        resample=Image.Resampling[settings["interpolation"].upper()],
+        image_mean=list(settings["mean"]),
+        image_std=list(settings["std"]),
+    )

@@ -1,0 +1,38 @@
+"""Named sets of hand-written templates: sentences with one `{}` where the class name goes.
+
+`imagenet` holds the 80 templates that OpenAI published for ImageNet; the other plain names are its sets for other
+data sets. `imagenet_select_7` and the `paper_*` names are the CoOp paper's.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import UsageError
+
+TEMPLATE_SETS: dict[str, list[str]] = json.loads((Path(__file__).parent / "templates.json").read_text("utf-8"))
+DEFAULT_TEMPLATE = "a photo of a {}."
+
+
+def read_templates(source: str) -> list[str]:
+    """The templates of a named set, or of a file: a JSON list, or one template a line.
+
+    Raises UsageError for an unknown name or a file without templates.
+    """
+    if source in TEMPLATE_SETS:
+        return TEMPLATE_SETS[source]
+    path = Path(source)
+    if not path.is_file():
+        raise UsageError(f'"{source}" is neither a template set nor a file; the sets are: {", ".join(TEMPLATE_SETS)}')
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f'template file "{path}" cannot be read: {error}') from error
+    try:
+        templates = json.loads(text)
+    except ValueError:
+        templates = [line.strip() for line in text.splitlines() if line.strip()]
+    if not isinstance(templates, list) or not templates or not all(isinstance(item, str) for item in templates):
+        raise UsageError(f'template file "{path}" must hold one template a line, or a JSON list of them')
+    return templates

@@ -1,0 +1,1 @@
+"""DATA, whatever it is, as labelled images; few-shot lists."""

@@ -1,0 +1,132 @@
+"""Classes and their names: the files that name them, and where a named class stands among others."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..clip.prompts import name_key
+from ..errors import UsageError
+from .dataset import DataSet
+from .lists import load_split_file
+
+logger = logging.getLogger(__name__)
+
+Pair = tuple[str | None, str]  # a class: the data's own name of it, its folder, or None; and its name
+
+
+def read_class_list(path: Path) -> list[Pair]:
+    """Each class's folder, None where the file has names only, and its name, in the order of the file.
+
+    The file is a JSON list of names, a JSON object {folder: name}, a `split_zhou_*.json`, or holds a class a line:
+    `name`, `folder<TAB>name`, or `n01440764 name` as the reference's classnames.txt of ImageNet.
+    Raises UsageError for a file that is missing or of another form.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise UsageError(f'class-name file "{path}" cannot be read: {why}') from error
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    pairs: list[Pair] = []
+    if content is None:
+        pairs = [_of_line(line) for line in text.splitlines() if line.strip()]
+    elif isinstance(content, list) and _are_names(content):
+        pairs = [(None, name) for name in content]
+    elif isinstance(content, dict) and _are_names(content.values()):
+        pairs = list(content.items())
+    elif isinstance(content, dict) and not any(isinstance(value, str) for value in content.values()):
+        dataset = load_split_file(path)
+        pairs = list(zip(dataset.folders, dataset.class_names, strict=True))
+    if not pairs or not all(name for _, name in pairs):
+        raise UsageError(f'class-name file "{path}" must hold a list of names, an object of folder: name, or a name a line')
+    return pairs
+
+
+def _are_names(content: Any) -> bool:
+    return all(isinstance(name, str) for name in content)
+
+
+def _of_line(line: str) -> Pair:
+    between = "\t" if "\t" in line else " " if re.match(r"n\d{8} ", line) else None
+    if not between:
+        return None, line.strip()
+    folder, name = line.split(between, 1)
+    return folder.strip(), name.strip()
+
+
+def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
+    """New names for a data set's folders; a file of names alone has one for each class, in their order.
+
+    Raises UsageError for a file that is missing or of another form.
+    """
+    pairs = read_class_list(path)
+    folders = [folder for folder, _ in pairs if folder is not None]
+    if folders and len(folders) < len(pairs):
+        name = next(name for folder, name in pairs if folder is None)
+        raise UsageError(f'class-name file "{path}" has a line "{name}" without folder among lines of folder<TAB>name')
+    if not folders and len(pairs) != len(dataset.folders):
+        raise UsageError(
+            f'class-name file "{path}" lists {len(pairs)} names for {len(dataset.folders)} classes; '
+            "give one for each, or lines of folder<TAB>name"
+        )
+    names = [name for _, name in pairs]
+    if not folders:
+        if all(" " in name and name.split()[0] in dataset.folders for name in names):
+            raise UsageError(f'class-name file "{path}" has lines such as "{names[0]}"; expected folder<TAB>name')
+        own = {name_key(name): folder for folder, name in zip(dataset.folders, dataset.class_names, strict=True)}
+        if len(own) == len(names) and set(map(name_key, names)) == set(own):  # the data's own, in whatever order
+            folders = [own[name_key(name)] for name in names]
+        return dict(zip(folders or dataset.folders, names, strict=True))
+    there = {*dataset.folders, *dataset.class_names}
+    left = [folder for folder in dataset.folders if folder not in folders]
+    strangers = [folder for folder in folders if folder not in there]
+    if left and strangers and len(strangers) < len(folders):
+        logger.warning(
+            'class-name file "%s" names "%s", which is no class here, and leaves "%s" as it is', path, strangers[0], left[0]
+        )
+    return dict(zip(folders, names, strict=True))
+
+
+def read_choices(path: Path) -> tuple[str, ...]:
+    """The names in a class-name file, to choose among. Raises UsageError for fewer than two, or for one twice."""
+    names = tuple(name for _, name in read_class_list(path))
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UsageError(f'class-name file "{path}" must hold two names or more, each once')
+    return names
+
+
+def places(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
+    """Where each wanted name stands among those known; None for a stranger.
+
+    Of a name that several classes bear, as two of ImageNet's, the first wanted is the first known, and so on.
+    """
+    left: dict[str, list[int]] = {}
+    for place, name in enumerate(known):
+        left.setdefault(name, []).append(place)
+    found: list[int | None] = []
+    for name in wanted:
+        of_name = left.get(name)
+        found.append(None if of_name is None else of_name.pop(0) if len(of_name) > 1 else of_name[0])
+    return found
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, told apart where one comes again: "missile", "missile (2)"."""
+    taken, seen, found = set(names), Counter[str](), []
+    for name in names:
+        seen[name] += 1
+        number, told = seen[name], name
+        while number > 1 and (told := f"{name} ({number})") in taken:
+            number += 1
+        taken.add(told)
+        found.append(told)
+    return found

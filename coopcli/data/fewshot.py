@@ -1,0 +1,119 @@
+"""Few-shot draws, the very lists of the reference (Dassl's `generate_fewshot_dataset`), and base and new classes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..errors import CoopError, UsageError
+from .load import DataSet, ImageItem
+
+VAL_SHOTS = 4  # the reference draws min(k, 4) validation images per class
+
+Classes = Literal["all", "base", "new"]
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """A draw from a data set: images to learn from, to choose by (there may be none), and to test on.
+
+    Labels are places in `class_names`; `folders` are the data's own names of these classes. The rest tells of which data
+    set, and of how many shots (None: all), seed and half of the classes it is a draw.
+    """
+
+    dataset: str
+    shots: int | None
+    seed: int
+    classes: Classes
+    class_names: tuple[str, ...]
+    folders: tuple[str, ...]
+    train: tuple[ImageItem, ...]
+    val: tuple[ImageItem, ...]
+    test: tuple[ImageItem, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of the train list, one name a line: two runs learned from the same images when it is equal."""
+        return hashlib.sha256("\n".join(item.name for item in self.train).encode()).hexdigest()
+
+
+def in_words(shots: int | None) -> str:
+    """A number of shots, in words."""
+    return "all images" if shots is None else f"{shots} shot{'s' * (shots != 1)}"
+
+
+def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Classes = "all") -> FewShot:
+    """Draw `shots` train images per class (None: all), and of `classes` keep those of one half.
+
+    The draw comes first, as in the reference: a class gets the same images whether the other half is used or not.
+    Raises UsageError for fewer than one shot, CoopError for a half of one class.
+    """
+    if shots is not None and shots < 1:
+        raise UsageError(f"shots are 1 or more, or None for all images, not {shots}")
+    test = test_items(dataset)
+    val = () if test is dataset.splits.get("val") else dataset.splits.get("val", ())
+    train, val_drawn = few_shot_lists(dataset.split("train", "all"), val, shots, seed)
+    drawn = {item.name for item in train}
+    kept = half(dataset, classes)
+    labels = label_range(len(dataset.class_names), classes)
+    left = tuple(item for item in test if item.name not in drawn)
+    of_half = (with_labels(items, labels) for items in (train, val_drawn, left))
+    return FewShot(dataset.name, shots, seed, classes, kept.class_names, kept.folders, *of_half)
+
+
+def test_items(dataset: DataSet) -> tuple[ImageItem, ...]:
+    """The images to test on, among them those that will be drawn to train on where the data has no splits.
+
+    They are the test split, where there is none all of data without splits, or else the val split.
+    """
+    return dataset.split("test", "all", "val", "train")
+
+
+def half(dataset: DataSet, classes: Classes) -> DataSet:
+    """The data set with the base classes only, the first ceil(K/2), or the new ones, the rest, labelled from 0.
+
+    Source: CoCoOp, Section 4.1; `subsample_classes` of the reference's datasets. Raises CoopError for a half of one class.
+    """
+    kept = label_range(len(dataset.class_names), classes)
+    if len(kept) < 2:
+        raise CoopError(f"{dataset.name} has {len(dataset.class_names)} classes, {len(kept)} of them {classes}; two are needed")
+    part = slice(kept.start, kept.stop)
+    splits = {split: with_labels(items, kept) for split, items in dataset.splits.items()}
+    return replace(dataset, class_names=dataset.class_names[part], folders=dataset.folders[part], splits=splits)
+
+
+def label_range(n_classes: int, classes: Classes) -> range:
+    """The labels of a half of K classes."""
+    middle = (n_classes + 1) // 2
+    return {"all": range(n_classes), "base": range(middle), "new": range(middle, n_classes)}[classes]
+
+
+def with_labels(items: Sequence[ImageItem], labels: range) -> tuple[ImageItem, ...]:
+    """The items that have these labels, labelled from 0."""
+    return tuple(replace(item, label=item.label - labels.start) for item in items if item.label in labels)
+
+
+def few_shot_lists(
+    train: Sequence[ImageItem], val: Sequence[ImageItem], shots: int | None, seed: int
+) -> tuple[list[ImageItem], list[ImageItem]]:
+    """Draw `shots` train images per class, then min(shots, 4) validation images; `None` takes all of both.
+
+    Classes come in order of first appearance; a class with fewer images gives all it has.
+    """
+    if shots is None:
+        return list(train), list(val)
+    rng = random.Random(seed)
+    return _draw(train, shots, rng), _draw(val, min(shots, VAL_SHOTS), rng)
+
+
+def _draw(items: Sequence[ImageItem], shots: int, rng: random.Random) -> list[ImageItem]:
+    by_class: dict[int, list[ImageItem]] = {}
+    for item in items:
+        by_class.setdefault(item.label, []).append(item)
+    drawn: list[ImageItem] = []
+    for of_class in by_class.values():
+        drawn += rng.sample(of_class, shots) if len(of_class) >= shots else of_class
+    return drawn

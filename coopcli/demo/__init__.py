@@ -1,0 +1,1 @@
+"""Drawn pictures with labels: the tasks of `coop demo`."""

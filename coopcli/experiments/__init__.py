@@ -1,0 +1,1 @@
+"""Runs and grids of runs: what is measured, the folders it is kept in, tables and figures."""

@@ -1,0 +1,264 @@
+"""One experiment: a method learns from a few-shot draw and is scored on the test images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..clip.backbone import Backbone, Device, Dtype, load_backbone, short_name
+from ..clip.cache import FeatureCache
+from ..clip.image_features import image_features, view_features
+from ..clip.prompts import ContextSettings, Position, tokenize
+from ..data.fewshot import Classes, FewShot, draw_few_shot, half, label_range, test_items, with_labels
+from ..data.load import DataSet
+from ..errors import CoopError
+from ..learned.head import Head
+from ..learned.prompt import LearnedPrompt
+from ..learned.scores import Metrics, evaluate_logits, hand_written_features, learned_logits
+from ..learning.fit import learn_prompt
+from ..learning.methods import fine_tune, linear_probe, lp_plus_plus, text_bias, text_transform, tip_adapter
+from ..learning.methods.task import Task
+from ..learning.training import Recipe, fast_recipe, paper_recipe
+from ..machine import peak_memory
+from .run_folder import checkpoint_of, versions
+
+COOP = "coop"
+HAND_WRITTEN = ("zeroshot", "ensemble")
+HEADS: dict[str, Callable[[Task], Head]] = {
+    "linear-probe": linear_probe.learn,
+    "lp++": lp_plus_plus.learn,
+    "tip-adapter": tip_adapter.learn,
+    "tip-adapter-f": tip_adapter.learn_f,
+    "text-bias": text_bias.learn,
+    "text-transform": text_transform.learn,
+    "fine-tune": fine_tune.learn,
+}
+METHODS = (*HAND_WRITTEN, COOP, *HEADS)
+LEARNS = {  # in words, where numbers are learned
+    COOP: "context vectors beside the class names",
+    "linear-probe": "class weights and biases",
+    "lp++": "class weights, and how far each name counts",
+    "tip-adapter-f": "the kept features of the train images",
+    "text-bias": "a vector added to each class feature",
+    "text-transform": "a matrix on the class features",
+    "fine-tune": "the image encoder",
+}
+
+Classify = Callable[[Tensor, Sequence[str]], Tensor]  # image features [n, p] and K class names -> logits [n, K]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a prompt is learned. `n_ctx` None is 16, or the tokens of `init`; `init` None is a random context."""
+
+    n_ctx: int | None = None
+    position: Position = "end"
+    csc: bool = False
+    init: str | None = None
+    recipe: str = "paper"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A point of a grid. `shots` None takes all images; hand-written prompts see none: their shots and seed are 0."""
+
+    method: str
+    model: str
+    shots: int | None = 0
+    seed: int = 0
+    variant: Variant | None = None
+
+    @property
+    def folder(self) -> str:
+        """A name that reads well and is no other cell's."""
+        words = [self.method, short_name(self.model)]
+        if self.shots != 0:
+            words += [f"{'all' if self.shots is None else self.shots}shots", f"seed{self.seed}"]
+        digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:8]
+        return re.sub(r"[^\w.=+-]+", "-", "-".join([*words, digest]))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all experiments of a grid have in common. `views` augmented views are encoded of each train image.
+
+    With 0, a prompt learns from new ones in every epoch, and the other methods take as many as is usual.
+    """
+
+    template: str
+    templates: tuple[str, ...]
+    classes: Classes = "all"
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+    allow_pickle: bool = False
+    views: int = 16
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment gave, accuracies as shares in [0, 1]; None where it was left out, and `note` says why.
+
+    Where the base classes are learned, `top1` is their accuracy, `new` that of the other classes, and `harmonic` the
+    harmonic mean of both. `seconds` are those of learning, `parameters` the numbers learned, `peak_memory` in bytes that
+    of the process so far.
+    """
+
+    cell: Cell
+    top1: float | None = None
+    macro: float | None = None
+    new: float | None = None
+    harmonic: float | None = None
+    images: int = 0
+    train_images: int = 0
+    parameters: int = 0
+    seconds: float = 0.0
+    note: str = ""
+    few_shot_sha256: str | None = None
+    fingerprint: str | None = None
+    peak_memory: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class Laboratory:
+    """A data set and a plan, with what experiments share: backbones and the test images' features are had once."""
+
+    def __init__(self, dataset: DataSet, plan: Plan, features: FeatureCache) -> None:
+        self.dataset, self.plan, self.features = dataset, plan, features
+        self.test = test_items(dataset)
+        self.backbone = cache(self._load)
+        self.test_features = cache(self._encode_test)
+
+    def _load(self, model: str) -> Backbone:
+        return load_backbone(model, None, self.plan.device, self.plan.dtype, self.plan.allow_pickle)
+
+    def _encode_test(self, model: str) -> Tensor:
+        return image_features(self.backbone(model), self.test, self.features)
+
+    def prepare(self, cells: Sequence[Cell], on_images: Callable[[str, int, int], None]) -> None:
+        """Encode all images that the cells need; each then finds them in the cache."""
+        for model in dict.fromkeys(cell.model for cell in cells):
+            backbone = self.backbone(model)
+            image_features(backbone, self.test, self.features, lambda *n: on_images("test images", *n))
+            draws = {(cell.shots, cell.seed) for cell in cells if cell.model == model and cell.shots != 0}
+            drawn = [draw_few_shot(self.dataset, *draw, self.plan.classes) for draw in draws]
+            train = sorted({item.name: item for data in drawn for item in data.train}.values(), key=lambda item: item.name)
+            heads = any(cell.method in HEADS for cell in cells)
+            if train and (n_views := self.plan.views or (Recipe.views if heads else 0)):
+                views = range(n_views)
+                view_features(backbone, train, views, self.features, lambda *n: on_images("train images", *n))
+
+    def run(self, cell: Cell, folder: Path) -> Result:
+        """Do one experiment and save in `folder` what it learned; data that does not allow it gives a note."""
+        try:
+            return self._run(cell, folder)
+        except CoopError as error:
+            return Result(cell, note=str(error))
+
+    def _run(self, cell: Cell, folder: Path) -> Result:
+        backbone = self.backbone(cell.model)
+        result = Result(cell, fingerprint=backbone.fingerprint, versions=versions())
+        if cell.method in HAND_WRITTEN:
+            templates = [self.plan.template] if cell.method == "zeroshot" else list(self.plan.templates)
+
+            def by_hand(images: Tensor, names: Sequence[str]) -> Tensor:
+                return backbone.logit_scale * images @ hand_written_features(backbone, templates, names, self.features).T
+
+            return self._scored(result, by_hand, self.test_features(cell.model), transfers=True)
+
+        data = draw_few_shot(self.dataset, cell.shots, cell.seed, self.plan.classes)
+        note = few_images(data)
+        started = time.perf_counter()
+        if cell.method == COOP:
+            variant = cell.variant or Variant()
+            prompt = self._learn_prompt(backbone, data, variant, checkpoint_of(folder))
+            transfers, parameters = not variant.csc, prompt.context.numel()
+            prompt.save(folder / "prompt.safetensors")
+            checkpoint_of(folder).unlink(missing_ok=True)
+            learned: LearnedPrompt | Head = prompt
+            tuned = None
+        else:
+            head = HEADS[cell.method](self._task(backbone, data))
+            transfers, parameters = False, int(head.training["parameters"])
+            head.save(folder / "head.safetensors")
+            learned, tuned = head, head.tuned
+        result = replace(
+            result,
+            seconds=time.perf_counter() - started,
+            train_images=len(data.train),
+            parameters=parameters,
+            note=note,
+            few_shot_sha256=data.sha256,
+        )
+        drawn = frozenset(item.name for item in data.train)
+        # A tuned image tower sees the test images anew; its features would only fill the cache.
+        seen = image_features(tuned, self.test, FeatureCache(None)) if tuned else self.test_features(cell.model)
+        return self._scored(result, lambda *given: learned_logits(backbone, learned, *given), seen, transfers, drawn)
+
+    def _learn_prompt(self, backbone: Backbone, data: FewShot, variant: Variant, checkpoint: Path) -> LearnedPrompt:
+        words = tokenize(backbone.tokenizer, variant.init) if variant.init else []
+        settings = ContextSettings(variant.n_ctx or len(words) or 16, variant.position, variant.csc)
+        recipe = fast_recipe() if variant.recipe == "fast" else paper_recipe(data.shots, len(data.class_names))
+        recipe = replace(recipe, views=self.plan.views)
+        return learn_prompt(backbone, data, recipe, settings, variant.init, self.features, checkpoint=checkpoint).prompt
+
+    def _task(self, backbone: Backbone, data: FewShot) -> Task:
+        """What every method that learns no prompt starts from."""
+        return Task(
+            backbone=backbone,
+            class_names=data.class_names,
+            folders=data.folders,
+            text=hand_written_features(backbone, [self.plan.template], data.class_names, self.features),
+            train=image_features(backbone, data.train, self.features),
+            views=view_features(backbone, data.train, range(self.plan.views or Recipe.views), self.features),
+            labels=torch.tensor([item.label for item in data.train]),
+            val=image_features(backbone, data.val, self.features),
+            val_labels=torch.tensor([item.label for item in data.val], dtype=torch.long),
+            train_items=data.train,
+            seed=data.seed,
+        )
+
+    def _scored(
+        self, result: Result, classify: Classify, images: Tensor, transfers: bool, drawn: frozenset[str] = frozenset()
+    ) -> Result:
+        """The result with its accuracies: on the plan's classes, and on the new ones where the base classes are learned.
+
+        `images` are the features of all test images; those in `drawn` were trained on and do not count.
+        """
+        own = self._metrics(images, classify, self.plan.classes, drawn)
+        result = replace(result, top1=own.top1, macro=own.macro, images=own.n)
+        if self.plan.classes == "base" and transfers:
+            new = self._metrics(images, classify, "new", drawn).top1
+            result = replace(result, new=new, harmonic=2 * own.top1 * new / ((own.top1 + new) or 1))
+        return replace(result, peak_memory=peak_memory(self.backbone(result.cell.model).device))
+
+    def _metrics(self, images: Tensor, classify: Classify, classes: Classes, drawn: frozenset[str]) -> Metrics:
+        labels, names = label_range(len(self.dataset.class_names), classes), half(self.dataset, classes).class_names
+        rows = [row for row, item in enumerate(self.test) if item.label in labels and item.name not in drawn]
+        if not rows:
+            raise CoopError("no image is left to test on: every one was used for training")
+        items = with_labels([self.test[row] for row in rows], labels)
+        return evaluate_logits(classify(images[rows], names), names, items).metrics
+
+
+def few_images(data: FewShot) -> str:
+    """How many classes have fewer images than were asked for. Raises CoopError where that is most of them."""
+    if data.shots is None:
+        return ""
+    counts = Counter(item.label for item in data.train)
+    few = [name for label, name in enumerate(data.class_names) if counts[label] < data.shots]
+    if not few:
+        return ""
+    told = f'{len(few)} of {len(data.class_names)} classes have fewer than {data.shots} train images (first: "{few[0]}")'
+    if 2 * len(few) > len(data.class_names):
+        raise CoopError(f"{told}: left out")
+    return told

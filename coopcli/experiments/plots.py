@@ -1,0 +1,182 @@
+"""Figures, as PNG and SVG files. matplotlib comes with the extra `plots`."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CoopError
+from ..learned.safefile import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from .summary import Line, Spread
+
+# Okabe and Ito's colours and two more, told apart by the colour-blind too, and on paper by their markers.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#7a4fbf", "#8a5a2b")
+MARKERS = "osD^vPX*hp"
+STYLE: Any = {
+    "figure.dpi": 150,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "svg.hashsalt": "coop",  # equal figures are equal bytes
+}
+
+
+def curves(path: Path, title: str, lines: Sequence[tuple[str, Sequence[Line]]], value: str = "top1") -> None:
+    """The paper's figure: accuracy over shots, a line for each method with one standard deviation on either side.
+
+    `lines` are labels with the summary's rows by shots; one row of 0 shots is drawn as a star and a level. `value` is the
+    accuracy to draw. Writes `path` with the endings .png and .svg. Raises CoopError without matplotlib.
+    """
+    with _figure(path) as (figure, axes):
+        seen: set[int] = set()
+        for number, (label, rows) in enumerate(lines):
+            there = [(row.cell.shots, getattr(row, value)) for row in rows if row.cell.shots is not None]
+            points = [(shots, of.mean, of.std) for shots, of in there if of]
+            if not points:
+                continue
+            shots, means, deviations = zip(*sorted(points), strict=True)
+            low, middle, high = ([100 * (m + sign * d) for m, d in zip(means, deviations, strict=True)] for sign in (-1, 0, 1))
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            seen |= set(shots)
+            if shots == (0,):
+                axes.axhline(middle[0], color=colour, linestyle="--", linewidth=1, alpha=0.7)
+                axes.plot(
+                    0, middle[0], marker="*", markersize=11, color=colour, linestyle="none", label=_plain(label), clip_on=False
+                )
+                continue
+            axes.plot(shots, middle, marker=marker, color=colour, label=_plain(label))
+            axes.fill_between(shots, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xticks(sorted(seen))
+        axes.set_xlabel("labelled train images per class")
+        axes.set_ylabel("top-1 accuracy in %")
+        axes.set_title(_plain(title))
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+
+
+def bars(path: Path, title: str, rows: Sequence[tuple[str, float, float]], unit: str = "top-1 accuracy in %") -> None:
+    """One bar for each (label, mean, standard deviation), both shares in [0, 1]."""
+    with _figure(path, height=1.2 + 0.35 * len(rows)) as (_, axes):
+        labels, means, deviations = zip(*reversed(rows), strict=True)
+        places = range(len(rows))
+        axes.barh(places, [100 * m for m in means], xerr=[100 * d for d in deviations], color=COLOURS[0], height=0.65)
+        for place, mean, deviation in zip(places, means, deviations, strict=True):
+            axes.text(100 * (mean + deviation) + 1, place, f"{100 * mean:.1f}", va="center")
+        axes.set_yticks(places, map(_plain, labels))
+        axes.set_xlim(0, 108)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(unit)
+        axes.set_title(_plain(title))
+
+
+def grouped_bars(path: Path, title: str, groups: Sequence[str], series: Mapping[str, Sequence[Spread | None]]) -> None:
+    """A group of bars for each name in `groups`, in it one for each of the `series`, with one standard deviation."""
+    with _figure(path, width=3.5 + max(4.0, 0.3 * len(groups) * len(series))) as (figure, axes):
+        width = 0.8 / len(series)
+        for number, (label, values) in enumerate(series.items()):
+            there = [(place, value) for place, value in enumerate(values) if value]
+            places = [place + (number + 0.5) * width - 0.4 for place, _ in there]
+            axes.bar(
+                places,
+                [100 * value.mean for _, value in there],
+                width,
+                yerr=[100 * value.std for _, value in there],
+                color=COLOURS[number % len(COLOURS)],
+                label=_plain(label),
+                error_kw={"linewidth": 1},
+            )
+        axes.set_xticks(range(len(groups)), map(_plain, groups))
+        axes.set_ylim(0, 104)
+        axes.grid(axis="x", visible=False)
+        axes.set_ylabel("top-1 accuracy in %")
+        axes.set_title(_plain(title))
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+
+
+def confusion(path: Path, title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
+    """Shares of each true class (row) by predicted class (column), as squares."""
+    shares = [[count / (sum(row) or 1) for count in row] for row in counts]
+    _squares(path, title, names, shares, (0, 1), ("true", "predicted"), "share of the true class")
+
+
+def similarity(path: Path, title: str, names: Sequence[str], cosines: Sequence[Sequence[float]]) -> None:
+    """Cosines of learned class features (rows) and hand-written ones (columns), as squares."""
+    lowest = min(min(row) for row in cosines)
+    _squares(path, title, names, cosines, (min(lowest, 1 - 1e-6), 1), ("learned", "hand-written"), "cosine similarity")
+
+
+def plot_run(
+    folder: Path,
+    title: str,
+    names: Sequence[str],
+    counts: Sequence[Sequence[int]] | None,
+    cosines: Sequence[Sequence[float]],
+) -> None:
+    """A run's figures in its folder: `confusion`, if there are counts, and `similarity`."""
+    if counts is not None:
+        confusion(folder / "confusion", f"{title}: learned prompt", names, counts)
+    similarity(folder / "similarity", f"{title}: class features", names, cosines)
+
+
+def _squares(
+    path: Path,
+    title: str,
+    names: Sequence[str],
+    values: Sequence[Sequence[float]],
+    limits: tuple[float, float],
+    axis_labels: tuple[str, str],
+    unit: str,
+) -> None:
+    """A square for each value, rows down and columns across, the darker the larger."""
+    side = min(14.0, 3 + 0.35 * len(names))
+    with _figure(path, width=side + 1, height=side) as (figure, axes):
+        image = axes.imshow(values, cmap="Blues", vmin=limits[0], vmax=limits[1])
+        plain = [_plain(name) for name in names]
+        size = max(3.0, 9 - len(names) / 20)
+        axes.set_xticks(range(len(names)), plain, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(names)), plain, fontsize=size)
+        axes.grid(visible=False)
+        axes.set_ylabel(axis_labels[0])
+        axes.set_xlabel(axis_labels[1])
+        axes.set_title(_plain(title))
+        figure.colorbar(image, shrink=0.8, label=unit)
+
+
+def check_matplotlib() -> None:
+    """Raises CoopError without matplotlib: to be told before the work that a figure shows, not after it."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise CoopError("figures need matplotlib: pip install 'coopcli[plots]'") from error
+
+
+def _plain(text: str) -> str:
+    """The text as it stands: matplotlib reads formulas between dollar signs."""
+    return text.replace("$", r"\$")
+
+
+@contextmanager
+def _figure(path: Path, width: float = 7.5, height: float = 4.5) -> Iterator[tuple[Figure, Axes]]:
+    """A figure to draw on, then to be found beside `path` as .png and .svg."""
+    check_matplotlib()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks is drawn as boxes
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots()
+        for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            content = io.BytesIO()
+            figure.savefig(content, format=form, metadata=metadata)
+            write_atomically(path.with_name(f"{path.name}.{form}"), content.getvalue())

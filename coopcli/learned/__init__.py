@@ -1,0 +1,1 @@
+"""What was learned: its file, and the classifier that it makes."""

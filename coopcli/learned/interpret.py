@@ -1,0 +1,155 @@
+"""What was learned, in words: tokens near the learned vectors, and words that the class features moved towards.
+
+Source of the first: CoOp, Section 4.3, with the closest rows of the same model's token embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..clip.backbone import Backbone
+from ..clip.cache import FeatureCache
+from ..clip.templates import DEFAULT_TEMPLATE
+from ..clip.tokens import readable_token
+from .scores import hand_written_features
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+Metric = Literal["euclidean", "cosine"]  # cosine: 1 - the cosine similarity
+SAMPLE = 1024  # tokens by which their spacing is told: shares of them are then right to 1 or 2 %
+ROWS = 256  # of distances to a whole vocabulary at a time: 100 MB for 49,408 tokens
+WORDS = 2048  # words to encode at a time
+
+
+@dataclass(frozen=True)
+class NearToken:
+    """A token near a context vector, and its distance from it."""
+
+    token: str
+    token_id: int
+    distance: float
+
+
+def nearest_tokens(
+    context: Tensor,
+    token_embedding: Tensor,
+    tokenizer: CLIPTokenizer,
+    top: int,
+    metric: Metric = "euclidean",
+    among: Sequence[int] | None = None,
+) -> list[list[NearToken]]:
+    """For each context vector the `top` nearest tokens, nearest first; of all, or `among` these token ids.
+
+    `context` is [R, d], `token_embedding` [V, d]. Distances are computed in float64: close ones keep their order.
+    """
+    table = _rows(token_embedding, metric, among)
+    ids = list(among) if among is not None else range(len(table))
+    found = []
+    for vectors in _rows(context, metric).split(ROWS):
+        if metric == "cosine":
+            distances = (1 - vectors @ table.T).clamp(min=0)
+        else:
+            distances = torch.cdist(vectors, table, compute_mode="donot_use_mm_for_euclid_dist")
+        near = distances.topk(min(top, len(table)), dim=1, largest=False)
+        for of_vector in zip(near.values.tolist(), near.indices.tolist(), strict=True):
+            found.append(
+                [NearToken(readable_token(tokenizer, ids[row]), ids[row], far) for far, row in zip(*of_vector, strict=True)]
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class TokenSpacing:
+    """How far tokens are from each other: of each of n, the distance to the nearest other token, float64 [n], ascending."""
+
+    distances: Tensor
+
+    @property
+    def median(self) -> float:
+        """Half of the tokens have another token nearer than this."""
+        return float(self.distances.quantile(0.5))
+
+    def share_below(self, distance: float) -> float:
+        """The share of tokens, in [0, 1], that have another token nearer than this: near 1, "nearest" means nothing."""
+        return float((self.distances < distance).double().mean())
+
+
+def token_spacing(token_embedding: Tensor, metric: Metric = "euclidean", among: Sequence[int] | None = None) -> TokenSpacing:
+    """The spacing of all tokens, or `among` these ids, by at most SAMPLE of them spread evenly over the vocabulary.
+
+    `token_embedding` is [V, d].
+    """
+    table = _rows(token_embedding, metric, among)
+    rough = table.float()  # to find which is nearest; how near is computed in float64
+    lengths = torch.zeros(len(rough)) if metric == "cosine" else rough.square().sum(dim=1) / 2
+    sample = torch.arange(0, len(table), -(-len(table) // SAMPLE))
+    found = []
+    for rows in sample.split(ROWS):
+        nearness = rough[rows] @ rough.T - lengths  # orders tokens as their distances do
+        nearness[torch.arange(len(rows)), rows] = -torch.inf
+        vectors, nearest = table[rows], table[nearness.argmax(dim=1)]
+        found.append(
+            (1 - (vectors * nearest).sum(dim=1)).clamp(min=0) if metric == "cosine" else (vectors - nearest).norm(dim=1)
+        )
+    return TokenSpacing(torch.cat(found).sort().values)
+
+
+def _rows(vectors: Tensor, metric: Metric, among: Sequence[int] | None = None) -> Tensor:
+    """The vectors in float64 on the CPU, of length 1 where only their directions count."""
+    rows = vectors.detach().double().cpu()
+    rows = rows if among is None else rows[list(among)]
+    return F.normalize(rows, dim=1) if metric == "cosine" else rows
+
+
+@dataclass(frozen=True)
+class Movement:
+    """Where a learned class feature t' went from the hand-written one t.
+
+    `similarity` is cos(t, t'). `towards` are the words w whose gain cos(t', w) - cos(t, w), less the mean of it over the
+    classes, is largest and above 0, with what that is.
+    """
+
+    similarity: float
+    towards: list[tuple[str, float]]
+
+
+def movements(
+    learned: Tensor, hand_written: Tensor, words: Sequence[str], word_features: Tensor, top: int
+) -> tuple[list[tuple[str, float]], list[Movement]]:
+    """The `top` words that all classes together moved towards, with their mean gains, and the movement of each class.
+
+    Features are L2-normalised: `learned` and `hand_written` [K, p], `word_features` [V, p]. What all classes have in common
+    adds the same to each logit of an image and changes no prediction; it is therefore told apart from each class's own.
+    """
+    moves = learned - hand_written
+    common = moves.mean(dim=0)
+
+    def gaining(move: Tensor) -> list[tuple[str, float]]:
+        best = (word_features @ move).topk(min(top, len(words)))
+        return [(words[row], gain) for gain, row in zip(best.values.tolist(), best.indices.tolist(), strict=True) if gain > 0]
+
+    similarities = (learned * hand_written).sum(dim=1).tolist()
+    of_class = [Movement(similarity, gaining(move - common)) for similarity, move in zip(similarities, moves, strict=True)]
+    return gaining(common), of_class
+
+
+def encode_words(
+    backbone: Backbone,
+    words: Sequence[str],
+    template: str = DEFAULT_TEMPLATE,
+    cache: FeatureCache | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """The features of one-word prompts such as "a photo of a WORD.", L2-normalised float32 [V, p], kept in the cache."""
+    features = []
+    for start in range(0, len(words), WORDS):
+        features.append(hand_written_features(backbone, [template], words[start : start + WORDS], cache))
+        on_progress(min(start + WORDS, len(words)), len(words))
+    return torch.cat(features)

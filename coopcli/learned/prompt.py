@@ -1,0 +1,96 @@
+"""The learned prompt on disk: one safetensors file, the context in float32 and all that is needed to use it."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from torch import Tensor
+
+from ..clip.prompts import ContextSettings, Position
+from ..errors import CoopError, UsageError
+from .head import Head, head_of
+from .safefile import ORIGIN_CHECKS, Checks, Contents, read, write
+
+MAX_ROWS = 512  # of a context; OpenAI's models read 77 tokens, Long-CLIP 248
+
+
+@dataclass(frozen=True)
+class LearnedPrompt:
+    """A learned context, float32 [M, d] or class-specific [K, M, d], with what it was learned for and on.
+
+    `fingerprint` is the backbone's; `folders` are the data's own names of the classes; `training` describes recipe,
+    data and versions for the reader.
+    """
+
+    context: Tensor
+    settings: ContextSettings
+    class_names: tuple[str, ...]
+    folders: tuple[str, ...]
+    model: str
+    revision: str | None
+    fingerprint: str
+    training: dict[str, Any]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file in one step: it is there whole, or as it was before."""
+        entry = {
+            "model": self.model,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "context": asdict(self.settings),
+            "class_names": self.class_names,
+            "folders": self.folders,
+            "training": self.training,
+        }
+        write(Path(path), entry, {"context": self.context})
+
+
+def load_learned(path: Path) -> LearnedPrompt | Head:
+    """Read a prompt or a head from its file or run folder. Nothing in the file is believed before it is checked.
+
+    Raises UsageError for a path without such a file, CoopError for a file that contradicts itself.
+    """
+    contents = read(path)
+    return head_of(contents) if "method" in contents.entry else _prompt_of(contents)
+
+
+def load_prompt(path: Path) -> LearnedPrompt:
+    """Read a prompt as `load_learned` does. Raises UsageError for a head, too."""
+    learned = load_learned(path)
+    if isinstance(learned, Head):
+        raise UsageError(f'"{path}" holds a {learned.method} head, not a prompt; `coop eval` reads both')
+    return learned
+
+
+def _prompt_of(contents: Contents) -> LearnedPrompt:
+    contents.check(_CHECKS)
+    entry = contents.entry
+    names, folders, settings = entry["class_names"], entry["folders"], ContextSettings(**entry["context"])
+    if len(names) != len(folders):
+        raise CoopError(f'"{contents.path}" names {len(names)} classes and {len(folders)} folders of them')
+    shape = [len(names)] * settings.csc + [settings.n_ctx]
+    shape.append(len(contents.numbers) // (4 * math.prod(shape)))  # the width is what the numbers leave
+    return LearnedPrompt(
+        context=contents.tensors({"context": ("F32", shape)})["context"],
+        settings=settings,
+        class_names=tuple(names),
+        folders=tuple(folders),
+        model=entry["model"],
+        revision=entry["revision"],
+        fingerprint=entry["fingerprint"],
+        training=entry["training"],
+    )
+
+
+def _is_context(entry: object) -> bool:
+    if type(entry) is not dict or set(entry) != {"n_ctx", "position", "csc"}:
+        return False
+    n_ctx, csc = entry["n_ctx"], entry["csc"]
+    return type(n_ctx) is int and 1 <= n_ctx <= MAX_ROWS and type(csc) is bool and entry["position"] in get_args(Position)
+
+
+_CHECKS: Checks = {**ORIGIN_CHECKS, "context": _is_context}

@@ -1,0 +1,1 @@
+"""How a context, or another method's classifier, is learned."""

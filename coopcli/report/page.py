@@ -1,0 +1,209 @@
+"""Runs and sweeps as one HTML page: nothing is fetched from anywhere, and it is read without any script."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..experiments.summary import Spread, costs_of, curves_of, spread_of
+from ..experiments.sweep_folder import Run, Scores, Sweep
+from ..learned.safefile import write_atomically
+from ..settings import RESOLVED
+from .charts import Chart, Series, line_chart
+from .look import Look, data_uri
+
+OF_SEED = ("seed", "few_shot_sha256", "images", "class_chunk", "device", "torch")  # or of the machine; of a prompt's training
+CELLS = 30  # classes up to which a confusion matrix is read as a table
+RIGHT, WRONG = (20, 130, 205), (225, 90, 20)  # colours of a confusion's picture, on light and on dark
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only, by their places among all, and their accuracies over the seeds."""
+
+    title: str
+    places: list[int]
+    top1: Spread | None
+    macro: Spread | None
+    hand_written: Spread | None
+    gain: Spread | None
+
+
+def groups_of(runs: Sequence[Run]) -> list[Group]:
+    """The runs by all but their seed, in the order of their first ones."""
+    groups: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        told = {key: value for key, value in run.prompt.training.items() if key not in OF_SEED}
+        key = json.dumps([run.prompt.fingerprint, vars(run.prompt.settings), told, run.prompt.class_names])
+        groups.setdefault(key, []).append(place)
+    return [_group([runs[place] for place in places], places) for places in groups.values()]
+
+
+def _group(runs: Sequence[Run], places: list[int]) -> Group:
+    prompt = runs[0].prompt
+    return Group(
+        f"{prompt.training.get('data')}, {prompt.model}: {runs[0].variant}",
+        places,
+        top1=spread_of([run.learned.metrics.top1 if run.learned else None for run in runs]),
+        macro=spread_of([run.learned.metrics.macro if run.learned else None for run in runs]),
+        hand_written=spread_of([run.hand_written.metrics.top1 if run.hand_written else None for run in runs]),
+        gain=spread_of([run.gain for run in runs]),
+    )
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class: its images, its accuracy in each run (the place of the run, share), their mean, and that by hand."""
+
+    name: str
+    images: int
+    shares: list[tuple[int, float]]
+    mean: float
+    hand_written: float | None
+
+
+def class_rows(runs: Sequence[Run]) -> list[ClassRow]:
+    """The classes that have test images, worst first; none where the runs are not of the same classes."""
+    scored = [(place, run.learned, run.hand_written) for place, run in enumerate(runs) if run.learned]
+    if len({learned.names for _, learned, _ in scored}) != 1:
+        return []
+    rows = []
+    for k, name in enumerate(scored[0][1].names):
+        shares = [(place, share) for place, of, _ in scored if (share := of.metrics.per_class[k]) is not None]
+        by_hand = [share for *_, of in scored if of and (share := of.metrics.per_class[k]) is not None]
+        if shares:
+            mean = sum(share for _, share in shares) / len(shares)
+            images = sum(scored[0][1].metrics.confusion[k])
+            rows.append(ClassRow(name, images, shares, mean, sum(by_hand) / len(by_hand) if by_hand else None))
+    return sorted(rows, key=lambda row: row.mean)
+
+
+def confusions(scores: Scores, most: int) -> list[tuple[str, str, int, float]]:
+    """The most frequent mistakes: true class, predicted class, images, share of the true class's images."""
+    counts = np.array(scores.metrics.confusion)
+    totals = counts.sum(axis=1)
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind="stable")[:most]
+    pairs = [(int(true), int(taken)) for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True)]
+    return [
+        (scores.names[true], scores.names[taken], int(counts[true, taken]), counts[true, taken] / totals[true])
+        for true, taken in pairs
+        if counts[true, taken]
+    ]
+
+
+def confusion_picture(scores: Scores) -> str:
+    """A pixel for each true class (row) and predicted class (column), the more opaque the larger its share; a data URI."""
+    counts = np.array(scores.metrics.confusion, float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    pixels = np.zeros((*counts.shape, 4), np.uint8)
+    pixels[..., :3] = WRONG
+    pixels[np.eye(len(counts), dtype=bool), :3] = RIGHT
+    pixels[..., 3] = np.round(255 * np.sqrt(shares))
+    return data_uri(Image.fromarray(pixels), "png", optimize=True)
+
+
+def training_charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
+    """Loss and accuracy on the train images by epoch, a line for each run."""
+
+    def series(what: str) -> list[Series]:
+        found = []
+        for run, name in zip(runs, names, strict=True):
+            points = [(epoch.epoch + 1.0, float(getattr(epoch, what))) for epoch in run.log]
+            found.append(Series(name, [point for point in points if math.isfinite(point[1])], smooth=True))
+        return found
+
+    return [
+        line_chart("Loss", "epoch", series("loss")),
+        line_chart("Accuracy on the train images, %", "epoch", series("accuracy"), percent=True),
+    ]
+
+
+def shots_of(sweep: Sweep) -> list[int | None]:
+    """The numbers of train images per class, ascending; 0 only where nothing else is, None, all of them, last."""
+    shots = {line.cell.shots for line in sweep.lines} - {0}
+    return sorted(shots, key=lambda n: math.inf if n is None else n) or [0]
+
+
+def shots_chart(sweep: Sweep, value: str) -> Chart | None:
+    """The paper's figure, an accuracy over shots; None where there is one number of shots only."""
+    shots = shots_of(sweep)
+    if len(shots) < 2:
+        return None
+    series = []
+    for label, rows in curves_of(sweep.lines):
+        there = [(row.cell.shots, of) for row in rows if (of := getattr(row, value))]
+        by_hand = all(n == 0 for n, _ in there)
+        points = [(0.0 if by_hand else float(shots.index(n)), of.mean) for n, of in there]
+        series.append(Series(label, points, [of.std for _, of in there], level=by_hand))
+    names = ["all" if n is None else str(n) for n in shots]
+    return line_chart("Accuracy, %", "train images per class", series, True, names)
+
+
+def settings_rows(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What was asked and what was resolved, as one list."""
+    own = {key: value for key, value in settings.items() if key != RESOLVED}
+    resolved = settings.get(RESOLVED)
+    return [*own.items(), *(resolved.items() if isinstance(resolved, dict) else ())]
+
+
+# By the template.
+CALLED: tuple[Callable[..., Any], ...] = (
+    class_rows, confusion_picture, confusions, costs_of, curves_of, settings_rows, shots_chart, shots_of, training_charts,
+)  # fmt: skip
+
+
+def render(runs: Sequence[Run], looks: Sequence[Look], sweeps: Sequence[Sweep] = ()) -> str:
+    """The page. Texts from files stand in it as they are: none of them works as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "points": _points}
+    short = [run.folder.resolve().name for run in runs]
+    names = [str(run.folder) if short.count(name) > 1 else name for run, name in zip(runs, short, strict=True)]
+    return environment.get_template("report.html").render(
+        runs=list(zip(names, runs, looks, strict=True)),
+        groups=groups_of(runs),
+        rows=class_rows(runs),
+        charts=training_charts(runs, names),
+        sweeps=sweeps,
+        cells=CELLS,
+        **{of.__name__: of for of in CALLED},
+    )
+
+
+def write_report(path: Path, runs: Sequence[Run], looks: Sequence[Look], sweeps: Sequence[Sweep] = ()) -> None:
+    """Write the page. Raises CoopError when it cannot be written."""
+    write_atomically(path, render(runs, looks, sweeps).encode())
+
+
+def _shown(value: Any) -> Any:
+    """Texts on one line each, without what moves the cursor or turns the reading direction; nothing for None."""
+    if value is None:
+        return ""
+    if type(value) is not str:  # markup of the template's own is another type
+        return value
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in value)
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def _points(gain: float | None) -> str:
+    """A gain in percentage points, with its sign."""
+    return "–" if gain is None else f"{100 * gain:+.1f}".replace("-", "−")

@@ -1,0 +1,193 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from coopcli.clip.pixels import NARROW, allow_pixels, middle, open_image, prepare, random_resized_crop
+from coopcli.errors import CoopError
+
+RAMP = np.stack(np.meshgrid(np.linspace(0, 255, 30), np.linspace(255, 0, 20)), -1)
+RGB = np.concatenate([RAMP, RAMP[..., :1] / 2], -1).astype(np.uint8)  # [20, 30, 3]
+GREY = RGB[..., 0]
+
+
+def saved(image, kind, **options):
+    held = io.BytesIO()
+    image.save(held, kind, **options)
+    return held.getvalue()
+
+
+def png_of_16_bits(values, colour_type):
+    """Pillow reads these and does not write them. `values` [height, width * channels]."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(
+        ">IIBBBBB", values.shape[1] // (3 if colour_type == 2 else 1), values.shape[0], 16, colour_type, 0, 0, 0
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def rotated_by_exif():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    return saved(Image.fromarray(RGB), "JPEG", quality=100, subsampling=0, exif=exif)
+
+
+def animated(kind, **options):
+    return saved(Image.fromarray(RGB), kind, save_all=True, append_images=[Image.new("RGB", (30, 20))], **options)
+
+
+PALETTE = Image.fromarray(GREY).convert("P")
+ALPHA = Image.fromarray(np.concatenate([RGB, GREY[..., None]], -1))
+GREY_RGB = np.repeat(GREY[..., None], 3, -1)
+WIDE_GREY = GREY.astype(np.uint16) * 256 + 99
+# What a file holds; the picture that it shows; how far off a lossy format may be, on the average.
+READABLE = {
+    "jpeg": (saved(Image.fromarray(RGB), "JPEG", quality=100, subsampling=0), RGB, 3),
+    "rotated by EXIF": (rotated_by_exif(), RGB, 3),
+    "CMYK jpeg": (saved(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=100), RGB, 5),
+    "CMYK tiff": (saved(Image.fromarray(RGB).convert("CMYK"), "TIFF"), RGB, 0),
+    "grey": (saved(Image.fromarray(GREY), "PNG"), GREY_RGB, 0),
+    "grey and alpha": (saved(Image.fromarray(GREY).convert("LA"), "PNG"), GREY_RGB, 0),
+    "alpha": (saved(ALPHA, "PNG"), RGB, 0),
+    "black and white": (saved(Image.fromarray(GREY > 128), "PNG"), np.where(GREY_RGB > 128, 255, 0), 0),
+    "grey of 16 bits, png": (png_of_16_bits(WIDE_GREY, 0), GREY_RGB, 0),
+    "grey of 16 bits, tiff": (saved(Image.fromarray(WIDE_GREY), "TIFF"), GREY_RGB, 0),
+    "grey of 16 bits, big-endian": (saved(Image.fromarray(WIDE_GREY.astype(">u2")), "TIFF"), GREY_RGB, 0),
+    "RGB of 16 bits": (png_of_16_bits(RGB.astype(np.uint16).reshape(20, 90) * 256 + 99, 2), RGB, 0),
+    "palette": (saved(PALETTE, "PNG"), GREY_RGB, 0),
+    "palette, a transparent colour": (saved(PALETTE, "PNG", transparency=3), GREY_RGB, 0),
+    "palette, transparency for each": (saved(PALETTE, "PNG", transparency=bytes(range(256))), GREY_RGB, 0),
+    "animated gif": (animated("GIF"), RGB, 12),
+    "animated webp": (animated("WEBP", lossless=True), RGB, 0),
+    "animated png": (animated("PNG"), RGB, 0),
+    "several pages": (animated("TIFF"), RGB, 0),
+    "1 x 1": (saved(Image.new("RGB", (1, 1), (7, 8, 9)), "PNG"), np.full((1, 1, 3), (7, 8, 9)), 0),
+}
+
+
+@pytest.mark.parametrize("kind", READABLE)
+@pytest.mark.filterwarnings("ignore:Palette images")
+def test_what_an_image_shows(kind):
+    content, expected, tolerance = READABLE[kind]
+    image = open_image(content, "x")
+    assert image.mode == "RGB" and image.size == expected.shape[1::-1]
+    assert np.abs(np.asarray(image).astype(int) - expected).mean() <= tolerance
+
+
+BROKEN = {
+    "empty": (b"", "it is empty"),
+    "zeros": (bytes(1000), "no image that Pillow knows"),
+    "text": (b"<html>404 Not Found</html>", "no image that Pillow knows"),
+    "a header alone": (READABLE["alpha"][0][:33], "damaged|truncated"),
+    "half of a jpeg": (READABLE["jpeg"][0][: len(READABLE["jpeg"][0]) // 2], "it is truncated"),
+    "half of a png": (READABLE["alpha"][0][: len(READABLE["alpha"][0]) // 2], "it is truncated"),
+    "32-bit numbers": (saved(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "32-bit numbers"),
+    "32-bit fractions": (saved(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "32-bit numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_no_image_is_named_with_the_reason(kind):
+    content, reason = BROKEN[kind]
+    with pytest.raises(CoopError, match=rf'image "cats/7\.jpg" cannot be read: .*({reason})'):
+        open_image(content, "cats/7.jpg")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@settings(max_examples=300, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(READABLE)),
+    cut=st.floats(0, 1),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
+)
+def test_a_damaged_image_is_an_image_or_one_error(kind, cut, changes):
+    content = bytearray(READABLE[kind][0])
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    try:
+        assert open_image(bytes(content[: int(cut * len(content))]), "x").mode == "RGB"
+    except CoopError as error:
+        assert str(error).startswith('image "x" cannot be read: ')
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_no_image_of_too_many_pixels(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    bomb = bytearray(READABLE["alpha"][0])
+    bomb[16:24] = struct.pack(">II", 20_000, 20_000)
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bytes(bomb[12:29])))
+    with pytest.raises(CoopError, match=r"400000000 pixels\) exceeds limit of 178956970 pixels; .* --max-pixels"):
+        open_image(bytes(bomb), "x")
+    allow_pixels(600)
+    assert open_image(READABLE["alpha"][0], "x").size == (30, 20)
+    allow_pixels(598)
+    with pytest.raises(CoopError, match=r"600 pixels\) exceeds limit of 598 pixels"):
+        open_image(READABLE["alpha"][0], "x")
+
+
+def stock(image, size):
+    """What the reference gives: the shorter side resized to `size`, then the middle, an odd pixel halved to the even."""
+    width, height = image.size
+    shape = (size, int(size * height / width)) if width < height else (int(size * width / height), size)
+    left, top = (round((length - size) / 2) for length in shape)  # as in torchvision
+    resized = image.resize(shape, Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(1, 1), (2, 2), (3, 3), (4, 4), (3, 50), (50, 3), (1, 50), (50, 1), (48, 48), (47, 49), (1, 999), (1000, 2), (900, 3)],
+)
+def test_pixels_are_the_stock_preprocessing(mini, size):
+    """Also for shapes that could be taken for channels first, and for strips of which only the middle is resized."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+    pixels = prepare(mini.image_processor, mini.image_size, saved(image, "PNG"), "x", b"", [None])
+    assert pixels.dtype == np.uint8 and np.array_equal(pixels[0], stock(image, mini.image_size))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(0, 600), st.booleans())
+@example(1, NARROW - 1, True)
+@example(1, NARROW, False)
+def test_the_middle_of_a_strip(width, longer, lies):
+    length = width + longer
+    image = Image.new("RGB", (length, width) if lies else (width, length))
+    for row in range(max(image.size)):  # each place of the strip has its own colour
+        image.putpixel((row, 0) if lies else (0, row), (row // 256, row % 256, 0))
+    cut = middle(image)
+    assert min(cut.size) == min(image.size) and max(cut.size) <= NARROW * min(image.size) + 1
+    if length <= NARROW * width:
+        assert cut is image
+    first = np.asarray(cut)[0, 0].astype(int)
+    last = np.asarray(cut)[(0, -1) if lies else (-1, 0)].astype(int)
+    before, after = first[0] * 256 + first[1], max(image.size) - 1 - (last[0] * 256 + last[1])
+    assert before == after
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (64, 48)])
+def test_random_resized_crop_has_the_models_size(size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+    for seed in range(20):
+        assert random_resized_crop(image, 48, np.random.default_rng(seed)).size == (48, 48)
+
+
+def test_random_resized_crops_cover_the_scale_and_flip_half():
+    """On a horizontal ramp the crop's width shows as its contrast, the flip as its direction."""
+    ramp = Image.fromarray(np.broadcast_to(np.linspace(0, 255, 200, dtype=np.uint8)[None, :, None], (200, 200, 3)).copy())
+    rng = np.random.default_rng(0)
+    rises, widths = [], []
+    for _ in range(400):
+        row = np.asarray(random_resized_crop(ramp, 32, rng)).astype(int)[16, :, 0]
+        rises.append(row[-1] > row[0])
+        widths.append(abs(row[-1] - row[0]) / 255)
+    assert 0.4 < np.mean(rises) < 0.6
+    assert 0.2 < min(widths) < 0.35 and max(widths) > 0.9

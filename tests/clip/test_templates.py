@@ -1,0 +1,38 @@
+import pytest
+
+from coopcli.clip.templates import TEMPLATE_SETS, read_templates
+from coopcli.errors import UsageError
+
+
+def test_the_sets_have_one_place_for_the_class_each():
+    assert len(TEMPLATE_SETS["imagenet"]) == 80
+    assert TEMPLATE_SETS["paper_EuroSAT"] == ["a centered satellite photo of {}."]
+    assert all(template.count("{}") == 1 for templates in TEMPLATE_SETS.values() for template in templates)
+
+
+def test_the_sets_are_the_published_ones(shared_data):
+    import json
+
+    published = json.loads((shared_data / "prompts" / "template_sets.json").read_text())
+    paper = json.loads((shared_data / "prompts" / "coop_paper_templates.json").read_text())
+    assert {name: TEMPLATE_SETS[name] for name in published} == published
+    assert TEMPLATE_SETS["imagenet_select_7"] == paper["imagenet_select_7"]
+    assert {name: TEMPLATE_SETS[f"paper_{name}"][0] for name in paper["hand_written"]} == paper["hand_written"]
+
+
+@pytest.mark.parametrize("text", ['["a {}", "the {}"]', "a {}\n\nthe {}\n"])
+def test_a_file_of_templates(tmp_path, text):
+    (tmp_path / "t").write_text(text)
+    assert read_templates(str(tmp_path / "t")) == ["a {}", "the {}"]
+
+
+@pytest.mark.parametrize("text", ["", '{"a": 1}', "[1]"])
+def test_a_file_without_templates(tmp_path, text):
+    (tmp_path / "t").write_text(text)
+    with pytest.raises(UsageError, match="must hold"):
+        read_templates(str(tmp_path / "t"))
+
+
+def test_an_unknown_name_lists_the_known():
+    with pytest.raises(UsageError, match="the sets are: imagenet,"):
+        read_templates("imagenett")

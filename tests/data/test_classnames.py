@@ -1,0 +1,123 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coopcli.data.classnames import distinct, places, read_choices, read_class_list
+from coopcli.data.load import load_data
+from coopcli.errors import CoopError, UsageError
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "pairs"),
+    [
+        ("a.json", '["tench", "great_white shark"]', [(None, "tench"), (None, "great_white shark")]),
+        ("a.json", '{"n1": "tench", "n2": "shark"}', [("n1", "tench"), ("n2", "shark")]),
+        ("a.txt", "tench\n\n  great white shark \r\n", [(None, "tench"), (None, "great white shark")]),
+        ("a.tsv", "n1\ttench\nn2\tgreat white shark", [("n1", "tench"), ("n2", "great white shark")]),
+        ("a.txt", "n01440764 tench\nn01484850 white shark", [("n01440764", "tench"), ("n01484850", "white shark")]),
+        (
+            "split_zhou_X.json",
+            json.dumps({"train": [["b/1.jpg", 1, "shark"], ["a/1.jpg", 0, "tench"]], "test": []}),
+            [("a", "tench"), ("b", "shark")],
+        ),
+    ],
+)
+def test_class_lists(tmp_path, name, text, pairs):
+    (tmp_path / name).write_text(text, newline="")
+    assert read_class_list(tmp_path / name) == pairs
+    assert read_choices(tmp_path / name) == tuple(name for _, name in pairs)
+
+
+def test_a_real_split_file(shared_data):
+    names = read_choices(shared_data / "splits" / "split_zhou_Caltech101.json")
+    assert len(names) == 100
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b"[1, 2]", b"12", b"\xff\xfe", b'{"train": 1}', b'{"a": ["b"]}', b'{"a": "b", "c": null}', b'["a", ""]',
+     b"n1\t"],
+)  # fmt: skip
+def test_class_lists_of_another_form(tmp_path, content):
+    (tmp_path / "names").write_bytes(content)
+    with pytest.raises(CoopError, match="names"):
+        read_class_list(tmp_path / "names")
+    with pytest.raises(UsageError, match=r"none.*cannot be read"):
+        read_class_list(tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["cat", "cat\ncat"])
+def test_nothing_to_choose(tmp_path, text):
+    (tmp_path / "names").write_text(text)
+    with pytest.raises(UsageError, match="two names or more, each once"):
+        read_choices(tmp_path / "names")
+
+
+# ------------------------------------------------------------------------------------------------ renaming
+
+
+@pytest.mark.parametrize(
+    "text", ['{"red": "crimson"}', "red\tcrimson\n", '["blue", "green", "crimson"]', "blue\ngreen\ncrimson\n"]
+)
+def test_classnames(photos, tmp_path, text):
+    (tmp_path / "names").write_text(text)
+    data = load_data(str(photos), classnames=tmp_path / "names")
+    assert data.class_names == ("blue", "green", "crimson")
+    assert data.folders == ("blue", "green", "red")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('["one"]', "lists 1 names for 3"),
+        ("red crimson", "folder<TAB>name"),
+        ("red\tcrimson\nblue", '"blue" without folder'),
+        ("red crimson\nblue sky\ngreen moss", '"red crimson"; expected folder<TAB>name'),
+        ('{"a": "b"}', "names none"),
+        ("7", "must hold"),
+    ],
+)
+def test_bad_classnames(photos, tmp_path, text, reason):
+    (tmp_path / "names").write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        load_data(str(photos), classnames=tmp_path / "names")
+
+
+def test_names_alone_that_are_the_datas_own_go_by_name(photos, tmp_path):
+    (tmp_path / "names").write_text("Red\nblue\ngreen\n")
+    assert load_data(str(photos), classnames=tmp_path / "names").class_names == ("blue", "green", "Red")
+
+
+def test_a_misspelt_folder_is_told(photos, tmp_path, caplog):
+    (tmp_path / "names").write_text("bleu\tsky\ngreen\tmoss\n")
+    load_data(str(photos), classnames=tmp_path / "names")
+    assert 'names "bleu", which is no class here, and leaves "blue" as it is' in caplog.text
+    caplog.clear()
+    (tmp_path / "names").write_text("red\tr\ngreen\tg\nblue\tb\nblack\tk\n")  # a file for more classes, as ImageNet's
+    assert load_data(str(photos), classnames=tmp_path / "names").class_names == ("b", "g", "r") and not caplog.records
+
+
+def test_missing_classnames(photos, tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_data(str(photos), classnames=tmp_path / "names")
+
+
+# ------------------------------------------------------------------------------------------------ classes by name
+
+
+def test_places_of_names_that_come_twice():
+    known = ["missile", "sun", "missile", "moon"]
+    assert places(known, known) == [0, 1, 2, 3] and places(known, ["moon", "missile", "mars"]) == [3, 0, None]
+    assert places(known, ["missile"] * 3) == [0, 2, 2]
+
+
+@given(st.lists(st.sampled_from(["a", "b", "a (2)", "a (3)"])))
+def test_distinct_names(names):
+    found = distinct(names)
+    assert len(set(found)) == len(found) == len(names)
+    assert all(told == name or told.startswith(f"{name} (") for name, told in zip(names, found, strict=True))
+    assert [told for k, told in enumerate(found) if names[k] not in names[:k]] == list(dict.fromkeys(names))

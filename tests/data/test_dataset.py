@@ -1,0 +1,149 @@
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coopcli.data.dataset import (
+    DataSet,
+    ImageItem,
+    by_split_name,
+    class_order,
+    column_named,
+    encodable,
+    file_item,
+    read_file,
+)
+from coopcli.errors import CoopError, UsageError
+
+
+def data_of(**sizes):
+    splits = {split: tuple(ImageItem(f"{split}/{i}", i % 2, bytes) for i in range(size)) for split, size in sizes.items()}
+    return DataSet("toys", ("a", "b"), ("a", "b"), splits)
+
+
+def names(items):
+    return [item.name for item in items]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("train", [f"train/{i}" for i in range(12)]),
+        ("val", ["val/0", "val/1", "val/2"]),
+        ("valid", ["val/0", "val/1", "val/2"]),
+        ("validation", ["val/0", "val/1", "val/2"]),
+        ("validation[1:]", ["val/1", "val/2"]),
+        ("train[:50%]", [f"train/{i}" for i in range(6)]),
+        ("train[90%:]", ["train/11"]),
+        ("train[-2:]", ["train/10", "train/11"]),
+        ("val[:1]+test", ["val/0", "test/0", "test/1", "test/2"]),
+        ("all[11:13]", ["train/11", "val/0"]),
+    ],
+)
+def test_parts_of_splits(wanted, expected):
+    assert names(data_of(train=12, val=3, test=3).select(wanted)) == expected
+
+
+def test_all_is_every_split_or_the_one_there_is():
+    assert len(data_of(train=12, val=3, test=3).select("all")) == 18
+    assert names(data_of(all=2).select("all")) == names(data_of(all=2).select("all[:100%]")) == ["all/0", "all/1"]
+
+
+@given(st.integers(1, 30), st.none() | st.integers(-40, 40), st.none() | st.integers(-40, 40))
+def test_numbers_cut_as_in_python(size, start, stop):
+    data = data_of(train=size)
+    expected = [f"train/{i}" for i in range(size)][start:stop]
+    spec = f"train[{'' if start is None else start}:{'' if stop is None else stop}]"
+    try:
+        assert names(data.select(spec)) == expected
+    except UsageError as error:  # the library allows no start beyond the end
+        assert "holds no images" in str(error) or "is no part of toys" in str(error)
+        assert not expected or min(start or 0, stop or 0) < -size
+
+
+@pytest.mark.parametrize("wanted", ["train[:50%", "train[a:]", "nope[:3]", "train[:3]+nope", "", "train/val", "train[1:2:3]"])
+def test_what_is_no_part(wanted):
+    with pytest.raises(UsageError, match=r"is no part of toys; write a split \(all, train, test\)"):
+        data_of(train=12, test=3).select(wanted)
+
+
+def test_a_split_that_is_not_there():
+    with pytest.raises(UsageError, match="toys has no val split; it has: train"):
+        data_of(train=12).select("val")
+    with pytest.raises(UsageError, match=r'"train\[3:3\]" holds no images of toys'):
+        data_of(train=12).select("train[3:3]")
+
+
+def test_splits_under_their_usual_names():
+    found = by_split_name([("train", 1), ("validation", 2), ("valid", 3), ("extra", 4)])
+    assert found == {"train": 1, "val": 2, "valid": 3, "extra": 4}
+
+
+@given(st.lists(st.integers(-(10**6), 10**6), min_size=1))
+def test_whole_numbers_are_ordered_by_size(numbers):
+    assert class_order(map(str, numbers)) == [str(number) for number in sorted(set(numbers))]
+
+
+def test_other_labels_are_ordered_by_the_alphabet():
+    assert class_order(["10", "9", "cat", "9"]) == ["10", "9", "cat"]
+
+
+def test_columns_by_name():
+    columns = ["Image_Path", " class-name", "Label", "label"]
+    assert column_named(columns, ("path", "imagepath")) == "Image_Path"
+    assert column_named(columns, ("classname",)) == " class-name"
+    assert column_named(columns, ("label", "classname")) == "Label"
+    assert column_named(columns, ("target",)) is None
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def test_a_file_is_read_when_asked(tmp_path):
+    (tmp_path / "a b\nü.jpg").write_bytes(b"123")
+    item = file_item(tmp_path / "a b\nü.jpg", "a b\nü.jpg", 3)
+    assert (item.name, item.label, item.path) == ("a b\nü.jpg", 3, tmp_path / "a b\nü.jpg") and item.read() == b"123"
+
+
+def test_what_is_no_file_is_told_at_once(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for a writer
+    for name, reason in {
+        "folder.jpg": "it is a folder",
+        "broken.jpg": "it is not there; look elsewhere",
+        "loop.jpg": "Too many levels of symbolic links",
+        "pipe.jpg": "it is no regular file",
+        "file\0.jpg": "null",
+        f"{'x' * 300}.jpg": "File name too long",
+    }.items():
+        with pytest.raises(CoopError, match=f'image ".*" cannot be read: .*{reason}'):
+            read_file(tmp_path / name, "; look elsewhere")
+
+
+def test_a_file_that_this_user_may_not_read(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    (tmp_path / "a.jpg").write_bytes(b"123")
+    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)  # root may read all
+    with pytest.raises(CoopError, match=r'image ".*a\.jpg" cannot be read: Permission denied'):
+        read_file(tmp_path / "a.jpg")
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_every_name_can_be_written(name):
+    written = encodable(name).encode()
+    if not any("\ud800" <= letter <= "\udfff" for letter in name):
+        assert written.decode() == name
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.jpg"
+    with open(path, "wb") as file:  # noqa: PTH123
+        file.write(b"123")
+    (found,) = tmp_path.iterdir()
+    item = file_item(found, found.name)
+    assert item.name == "\\udcff.jpg" and item.read() == b"123"

@@ -1,0 +1,84 @@
+import builtins
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coopcli.errors import CoopError
+from coopcli.experiments import plots
+from coopcli.experiments.experiment import Cell, Variant
+from coopcli.experiments.summary import Line, Spread
+
+
+def line(shots, mean, std=0.05):
+    spread = Spread(mean, std, 3)
+    return Line(Cell("coop", "mini", shots, 0, Variant()), 3, spread, spread, None, None, 1.0, 10)
+
+
+CURVES = [("zeroshot", [line(0, 0.3, 0)]), ("coop $x_{$", [line(1, 0.4), line(16, 0.9)]), ("none", [])]
+
+
+def picture(path):
+    return np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB")).astype(int)
+
+
+def near(pixels, colour):
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return (np.abs(pixels - wanted).max(-1) < 8).sum()
+
+
+def test_curves_show_every_line_and_are_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        plots.curves(tmp_path / name, "toy", CURVES)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    pixels = picture(tmp_path / "a.png")
+    assert near(pixels, plots.COLOURS[0]) > 100 and near(pixels, plots.COLOURS[1]) > 300
+    assert near(pixels, plots.COLOURS[2]) == 0  # a line without results
+
+
+def test_bars_are_as_long_as_their_values(tmp_path):
+    plots.bars(tmp_path / "bars", "toy", [("half", 0.5, 0.0), ("whole", 1.0, 0.0)])
+    pixels = picture(tmp_path / "bars.png")
+    wide = (np.abs(pixels - [0, 114, 178]).max(-1) < 8).sum(1)
+    lengths = sorted({int(n) for n in wide if n > 50})
+    assert lengths[-1] == pytest.approx(2 * lengths[0], rel=0.05)
+
+
+def test_groups_and_confusion(tmp_path):
+    plots.grouped_bars(
+        tmp_path / "groups", "toy", ["a$", "b"], {"x": [Spread(0.5, 0.1, 3), None], "y": [None, Spread(1, 0, 1)]}
+    )
+    assert near(picture(tmp_path / "groups.png"), plots.COLOURS[1]) > 1000
+    plots.confusion(tmp_path / "confusion", "toy", ["$", "中", "c"], [[3, 0, 0], [0, 0, 0], [1, 1, 0]])
+    assert (tmp_path / "confusion.svg").stat().st_size > 1000
+
+
+def test_a_runs_figures(tmp_path):
+    plots.plot_run(tmp_path, "toy", ["a", "b"], [[3, 1], [0, 2]], [[0.9, -0.2], [0.1, 0.9]])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "confusion.png", "confusion.svg", "similarity.png", "similarity.svg",
+    ]  # fmt: skip
+    darkest, palest = (8, 48, 107), (247, 251, 255)  # of the colour map
+    pixels = picture(tmp_path / "similarity.png")
+    plots.similarity(tmp_path / "other", "toy", ["a", "b"], [[1.0, -0.2], [-0.2, 1.0]])
+    other = picture(tmp_path / "other.png")
+    dark, pale = (lambda of, c=colour: (np.abs(of - c).max(-1) < 3).sum() for colour in (darkest, palest))
+    assert dark(other) > 10 * dark(pixels) > 0  # full similarity is darkest, and here on the scale only
+    assert pale(other) > 1.8 * pale(pixels) > 0
+    plots.plot_run(tmp_path / "untested", "toy", ["a", "b"], None, [[1, 1], [1, 1]])
+    assert sorted(path.name for path in (tmp_path / "untested").iterdir()) == ["similarity.png", "similarity.svg"]
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
+    true = builtins.__import__
+
+    def fails(name, *rest):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return true(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", fails)
+    with pytest.raises(CoopError, match=r"pip install 'coopcli\[plots\]'"):
+        plots.bars(tmp_path / "bars", "toy", [("a", 0.5, 0.0)])

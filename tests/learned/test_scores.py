@@ -1,0 +1,116 @@
+import math
+
+import oracle
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import some_head, some_prompt
+
+from coopcli.clip.cache import FeatureCache
+from coopcli.clip.prompts import ContextSettings, random_context
+from coopcli.data.load import DataSet, ImageItem
+from coopcli.errors import CoopError
+from coopcli.learned.scores import check_backbone, classes_of, evaluate_logits, hand_written_features, learned_features, score
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=80))
+def test_metrics_counted_one_by_one(pairs):
+    labels, predicted = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    metrics = score(labels, predicted, 5)
+    assert metrics.n == len(pairs)
+    assert metrics.top1 == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
+    recalls = [sum(b == k for a, b in pairs if a == k) / n if (n := sum(a == k for a, _ in pairs)) else None for k in range(5)]
+    assert metrics.per_class == recalls
+    present = [recall for recall in recalls if recall is not None]
+    assert metrics.macro == pytest.approx(sum(present) / len(present))
+    assert metrics.confusion == [[pairs.count((a, b)) for b in range(5)] for a in range(5)]
+
+
+def test_ensemble_is_the_mean_of_normalised_features_normalised_again(mini):
+    templates, names = ["a photo of a {}.", "{}", "itap of the {}."], ["star", "red_ring"]
+    each = [oracle.template_features(mini.model, mini.tokenizer, template, names) for template in templates]
+    expected = F.normalize(torch.stack(each).mean(0), dim=-1)
+    assert (hand_written_features(mini, templates, names) - expected).abs().max() < 1e-5
+
+
+def test_hand_written_features_are_encoded_once(mini, tmp_path, monkeypatch):
+    templates, names = ["a photo of a {}.", "{}"], ["star", "ring"]
+    first = hand_written_features(mini, templates, names, FeatureCache(tmp_path))
+    other = hand_written_features(mini, templates, names[::-1], FeatureCache(tmp_path))
+    monkeypatch.setattr(type(mini.text_encoder), "__call__", lambda *a: pytest.fail("the text tower ran again"))
+    assert torch.equal(hand_written_features(mini, templates, names, FeatureCache(tmp_path)), first)
+    assert torch.equal(hand_written_features(mini, templates, names[::-1], FeatureCache(tmp_path)), other)
+    assert (other - first.flip(0)).abs().max() < 1e-6
+
+
+def learned(mini, csc=False, names=("star", "ring", "heart")):
+    how = ContextSettings(4, "end", csc)
+    context = random_context(how, len(names), mini.text_encoder.width, seed=1)
+    return some_prompt(context=context, settings=how, class_names=names, folders=names, fingerprint=mini.fingerprint)
+
+
+def test_learned_features_for_other_classes(mini):
+    prompt = learned(mini)
+    names = ["moon", "star"]
+    expected = oracle.text_features(mini.model, mini.tokenizer, names, prompt.context)
+    assert (learned_features(mini, prompt, names) - expected).abs().max() < 1e-5
+
+
+def test_class_specific_contexts_go_with_their_names(mini):
+    prompt = learned(mini, csc=True)
+    expected = oracle.text_features(mini.model, mini.tokenizer, ["heart", "star"], prompt.context[[2, 0]])
+    assert (learned_features(mini, prompt, ["heart", "star"]) - expected).abs().max() < 1e-5
+    with pytest.raises(CoopError, match='none for "moon" and 1 more'):
+        learned_features(mini, prompt, ["star", "moon", "sun"])
+
+
+def test_the_prompt_names_the_folders():
+    prompt = some_prompt(class_names=("Annual Crop Land", "sea or lake"), folders=("AnnualCrop", "SeaLake"))
+
+    def data(folders, names=None):
+        return DataSet("d", tuple(names or folders), tuple(folders), {})
+
+    assert classes_of(prompt, data(["SeaLake", "AnnualCrop"])) == ("sea or lake", "Annual Crop Land")
+    assert classes_of(prompt, data(["0", "1"], ["Sea_or_Lake", "River"])) == ("sea or lake", "River")
+
+
+def test_evaluation_by_hand():
+    items = [ImageItem(str(i), label, bytes) for i, label in enumerate([0, 1, 1, 2])]
+    axes = torch.eye(3)
+    images = F.normalize(torch.tensor([[2.0, 1, 0], [0, 3, 1], [3, 2, 0], [0, 0, 1]]), dim=-1)
+    result = evaluate_logits(10 * images @ axes.T, ["a", "b", "c"], items)
+    assert result.predicted == [0, 1, 0, 2]
+    first = [math.exp(10 * x) for x in images[0].tolist()]
+    assert result.probability[0] == pytest.approx(first[0] / sum(first))
+    assert result.metrics.top1 == 0.75
+    assert result.as_dict()["per_class"] == {"a": 1.0, "b": 0.5, "c": 1.0}
+
+
+def test_no_images():
+    with pytest.raises(CoopError, match="no images"):
+        evaluate_logits(torch.zeros(0, 2), ["a", "b"], [])
+
+
+def test_a_prompt_of_another_model_is_refused(mini):
+    check_backbone(learned(mini), mini)
+    with pytest.raises(CoopError, match=r'learned on "mini".*"mini" .* is another model'):
+        check_backbone(some_prompt(), mini)
+
+
+def test_vectors_of_another_width_are_refused(mini):
+    with pytest.raises(CoopError, match='vectors of 8 numbers; those of "mini" have 128'):
+        check_backbone(some_prompt(fingerprint=mini.fingerprint), mini)
+    with pytest.raises(CoopError, match='vectors of 4 numbers; those of "mini" have 128'):
+        check_backbone(some_head(fingerprint=mini.fingerprint), mini)
+
+
+def test_two_classes_of_one_name_keep_their_own_contexts_and_scores(mini):
+    names = ("missile", "sun", "missile")
+    prompt = learned(mini, csc=True, names=names)
+    expected = oracle.text_features(mini.model, mini.tokenizer, names, prompt.context)
+    assert (learned_features(mini, prompt, names) - expected).abs().max() < 1e-5
+    items = [ImageItem(str(k), k, bytes) for k in range(3)]
+    told = evaluate_logits(torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]), names, items).as_dict()
+    assert told["per_class"] == {"missile": 1.0, "sun": 1.0, "missile (2)": 0.0} and told["class_names"] == list(names)

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from coopcli import machine as memory
+from coopcli.machine import free_memory
+
+CPU = torch.device("cpu")
+
+
+def test_free_memory_is_that_of_the_system(tmp_path, monkeypatch):
+    told = tmp_path / "meminfo"
+    told.write_text("MemTotal:       24000000 kB\nMemFree:  1000 kB\nMemAvailable:   12345 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", told)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert free_memory(CPU) == 12345 * 1024
+
+
+def test_a_system_without_meminfo_is_guessed(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "nothing")
+    assert free_memory(CPU) > 1 << 28
+
+
+@pytest.mark.parametrize(("limit", "free"), [("max", 12345 * 1024), ("9000000", 9000000 - 5000000 + 1000000), ("3000000", 0)])
+def test_a_container_may_leave_less(tmp_path, monkeypatch, limit, free):
+    (tmp_path / "meminfo").write_text("MemAvailable:   12345 kB\n")
+    for name, text in {"max": limit, "current": "5000000", "stat": "anon 4\ninactive_file 1000000"}.items():
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert free_memory(CPU) == free
