@@ -31,7 +31,8 @@ from coopcli.clip.prompts import ContextSettings, context_prompts, hand_written_
 from coopcli.clip.templates import TEMPLATE_SETS
 from coopcli.clip.text_encoder import TextEncoder
 from coopcli.data.load import load_split_file
-from coopcli.learning.training import Recipe, TrainingState, train_context
+from coopcli.learning.recipe import Recipe
+from coopcli.learning.training import TrainingState, train_context
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracle
@@ -210,7 +211,7 @@ class Bench:
         from coopcli.clip.backbone import Backbone
         from coopcli.clip.cache import FeatureCache
         from coopcli.clip.image_features import image_features
-        from coopcli.data.load import load_folder
+        from coopcli.data.folders import load_folder
 
         processor = CLIPImageProcessorPil()
         backbone = Backbone("random", None, self.model, self.tokenizer, processor, "x", torch.device("cpu"), "float32", 100.0)

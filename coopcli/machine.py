@@ -1,12 +1,18 @@
-"""How much memory there is, and how much was taken."""
+"""The machine: its devices, its memory, the versions of what computes."""
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from pathlib import Path
+from typing import get_args
 
 import torch
+
+from .choices import Device
+from .errors import UsageError
+from .version import __version__
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")  # of a container
@@ -47,3 +53,19 @@ def peak_memory(device: torch.device) -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def pick_device(device: Device) -> torch.device:
+    """`auto` takes the GPU where there is one. Raises UsageError for `cuda` without one, and for any other device."""
+    if device not in get_args(Device):
+        raise UsageError(f'"{device}" is no device: {", ".join(get_args(Device))}')
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this PyTorch sees no CUDA device; use --device cpu or auto")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def versions() -> dict[str, str]:
+    """Of coop and of what its numbers depend on."""
+    return {"coop": __version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -11,7 +11,6 @@ from typing import Any
 
 from .errors import UsageError
 
-SETTINGS = "settings.toml"  # in a run folder
 RESOLVED = "resolved"  # the table of what is no option: --config skips it
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel
 
 from coopcli import Prompt
-from coopcli.clip.backbone import MINI_FOLDER
+from coopcli.clip.hf_clip import MINI_FOLDER
 
 
 def main(prompt_file: str, picture: str, model: str = str(MINI_FOLDER)) -> None:

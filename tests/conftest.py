@@ -15,7 +15,8 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from coopcli import __main__
-from coopcli.clip.backbone import MINI_FOLDER, load_backbone
+from coopcli.clip.backbone import load_backbone
+from coopcli.clip.hf_clip import MINI_FOLDER
 from coopcli.clip.prompts import ContextSettings, random_context
 from coopcli.clip.text_encoder import TextEncoder
 from coopcli.learned.prompt import LearnedPrompt

@@ -20,7 +20,7 @@ from coopcli.clip.backbone import Backbone
 from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
 from coopcli.learning.fit import fit
-from coopcli.learning.training import learning_rate, paper_recipe
+from coopcli.learning.recipe import learning_rate, paper_recipe
 
 SIZE = 32
 CLASSES = {"red star": (200, 30, 30), "green_ring": (30, 160, 60), "annual crop": (150, 140, 60), "sea": (30, 60, 200)}

@@ -7,9 +7,9 @@ from hub_server import ask_only, serving
 from huggingface_hub import constants
 
 from coopcli.errors import CoopError, UsageError
+from coopcli.files import HEAD_FILE, PROMPT_FILE
 from coopcli.hub import HUB_ID, PROMPT_FILES, prepare_hub, prompt_path, push
 from coopcli.learned.head import MODEL_FOLDER
-from coopcli.learned.safefile import HEAD, PROMPT
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +55,11 @@ def hub(tmp_path, monkeypatch):
         yield server
 
 
-FILES = {PROMPT: b"prompt", "README.md": b"card", "big.bin": b"no one needs this"}
+FILES = {PROMPT_FILE: b"prompt", "README.md": b"card", "big.bin": b"no one needs this"}
 
 
 def test_the_files_of_a_prompt_are_named_as_elsewhere():
-    assert (PROMPT, HEAD, f"{MODEL_FOLDER}/*") == PROMPT_FILES
+    assert (PROMPT_FILE, HEAD_FILE, f"{MODEL_FOLDER}/*") == PROMPT_FILES
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_a_path_of_this_machine_comes_first(hub, tmp_path, monkeypatch):
 def test_only_the_prompt_is_fetched_and_once(hub):
     hub.add("alice/flowers", FILES | {"model/config.json": b"{}", "model/deep/x": b"x"})
     folder = prompt_path("alice/flowers")
-    assert (folder / PROMPT).read_bytes() == b"prompt"
-    assert {path.name for path in folder.iterdir()} == {PROMPT, "model"}
+    assert (folder / PROMPT_FILE).read_bytes() == b"prompt"
+    assert {path.name for path in folder.iterdir()} == {PROMPT_FILE, "model"}
     del hub.asked[:]
     assert prompt_path("alice/flowers") == folder
     assert hub.asked == [("GET", "/api/models/alice/flowers/revision/main")]
@@ -120,10 +120,10 @@ def test_without_the_hub_the_cache_serves(hub, monkeypatch):
 
 def test_revisions(hub):
     first = hub.add("alice/flowers", FILES)
-    second = hub.repos["alice/flowers"].commit("main", {PROMPT: b"better"})
+    second = hub.repos["alice/flowers"].commit("main", {PROMPT_FILE: b"better"})
     hub.repos["alice/flowers"].branches["old"] = first
     for revision, content in (("", b"better"), ("@main", b"better"), ("@old", b"prompt"), (f"@{first}", b"prompt")):
-        assert (prompt_path(f"alice/flowers{revision}") / PROMPT).read_bytes() == content
+        assert (prompt_path(f"alice/flowers{revision}") / PROMPT_FILE).read_bytes() == content
     assert prompt_path("alice/flowers").name == second
     with pytest.raises(UsageError, match='"alice/flowers" on the hub has no branch, tag or commit "v2"'):
         prompt_path("alice/flowers@v2")
@@ -143,7 +143,7 @@ def test_what_the_hub_does_not_give(hub, monkeypatch):
     with pytest.raises(CoopError, match=r'"alice/model" on the hub holds no prompt of coop \(no prompt.safetensors\)'):
         prompt_path("alice/model")
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    assert (prompt_path("alice/secret") / PROMPT).is_file()
+    assert (prompt_path("alice/secret") / PROMPT_FILE).is_file()
     monkeypatch.setenv("HF_TOKEN", "hf_mallory")
     with pytest.raises(CoopError, match=r'answered 401 for "alice/nothing": Invalid credentials.*hf auth whoami'):
         prompt_path("alice/nothing")
@@ -167,13 +167,13 @@ def run(tmp_path):
     """A run folder, as far as pushing looks at it."""
     folder = tmp_path / "run"
     (folder / "tensorboard").mkdir(parents=True)
-    for name in (PROMPT, "settings.toml", "fewshot.json", "tensorboard/events"):
+    for name in (PROMPT_FILE, "settings.toml", "fewshot.json", "tensorboard/events"):
         (folder / name).write_text(name)
     return folder
 
 
 def files_of(run):
-    return {PROMPT: run / PROMPT}
+    return {PROMPT_FILE: run / PROMPT_FILE}
 
 
 CARD = "---\nlibrary_name: coop\n---\n# A card\n"
@@ -182,10 +182,10 @@ CARD = "---\nlibrary_name: coop\n---\n# A card\n"
 def test_push_makes_the_repository_and_sends_prompt_and_card(hub, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     pushed = push(files_of(run), CARD, "alice/flowers", "first")
-    assert pushed.url == f"{hub.url}/alice/flowers" and pushed.files == ("README.md", PROMPT)
+    assert pushed.url == f"{hub.url}/alice/flowers" and pushed.files == ("README.md", PROMPT_FILE)
     repo = hub.repos["alice/flowers"]
     assert repo.branches == {"main": pushed.commit} and not repo.private
-    assert repo.commits[pushed.commit] == {".gitattributes": b"", "README.md": CARD.encode(), PROMPT: PROMPT.encode()}
+    assert repo.commits[pushed.commit] == {".gitattributes": b"", "README.md": CARD.encode(), PROMPT_FILE: PROMPT_FILE.encode()}
     assert prompt_path("alice/flowers").name == pushed.commit
 
     again = push(files_of(run), CARD + "more", "alice/flowers@new", "second")
@@ -214,7 +214,7 @@ def test_what_cannot_be_pushed(hub, run, monkeypatch):
         push(files_of(run), "---\na: [\n---\n", "alice/flowers", "m")
     with pytest.raises(UsageError, match='"alice/flowers" is there already and is public'):
         push(files_of(run), CARD, "alice/flowers", "m", private=True)
-    assert PROMPT not in hub.repos["alice/flowers"].commits[hub.repos["alice/flowers"].branches["main"]]
+    assert PROMPT_FILE not in hub.repos["alice/flowers"].commits[hub.repos["alice/flowers"].branches["main"]]
     monkeypatch.setenv("HF_TOKEN", "hf_mallory")
     with pytest.raises(CoopError, match="answered 401"):
         push(files_of(run), CARD, "alice/flowers", "m")

@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from captions import attribute_ids, caption
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from coopcli.demo.captions import caption
-from coopcli.demo.drawing import ATTRIBUTES, Scene, attribute_ids, random_scene, render
+from coopcli.demo.drawing import ATTRIBUTES, Scene, random_scene, render
 
 VOCABULARY = 1024  # at most; the captions have fewer words
 PICTURE = 64  # pixels of the drawn pictures; the model sees them resized to IMAGE

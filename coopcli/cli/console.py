@@ -145,7 +145,7 @@ def show_evaluation(title: str, evaluation: Evaluation) -> None:
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:
     """Every image as a CSV row: image, true class, predicted class, its probability, whether it is right."""
-    from ..learned.safefile import write_atomically
+    from ..files import write_atomically
 
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

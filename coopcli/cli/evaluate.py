@@ -37,8 +37,9 @@ def evaluate(
     from ..data.checks import count_traps, prompt_traps, warn
     from ..data.fewshot import half
     from ..experiments.run_folder import provenance
+    from ..learned.classifier import as_head, check_backbone, classes_of
     from ..learned.prompt import load_learned
-    from ..learned.scores import as_head, check_backbone, classes_of, evaluate_logits
+    from ..learned.scores import evaluate_logits
     from .setup import find_prompt, load_source, open_backbone, open_cache, pick_items
 
     learned = load_learned(find_prompt(prompt))

@@ -30,10 +30,10 @@ def export(
     onnxruntime is installed, its answer to random pictures is compared with PyTorch's. Needs the extra `export`.
     """
     from ..data.classnames import read_choices
+    from ..files import write_atomically
     from ..learned.classifier import Classifier
     from ..learned.export import difference, onnx_bytes
     from ..learned.prompt import load_learned
-    from ..learned.safefile import write_atomically
     from .setup import find_prompt, open_backbone, open_cache
 
     learned = load_learned(find_prompt(prompt))

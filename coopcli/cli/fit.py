@@ -147,17 +147,19 @@ def fit(
     """
     wanted_shots, wanted_views = _shots(shots), options.read_views(views)
 
+    from ..clip.class_features import hand_written_features
     from ..clip.prompts import ContextSettings, tokenize
     from ..data.fewshot import half
     from ..errors import UsageError
     from ..experiments.plots import check_matplotlib, plot_run
-    from ..experiments.run_folder import begin_run, check_run, checkpoint_of, write_run
+    from ..experiments.run_folder import begin_run, check_run, write_run
     from ..experiments.trackers import epoch_numbers, final_numbers, tracked
+    from ..files import checkpoint_of
+    from ..learned.classifier import learned_features
     from ..learned.reference import read_initial_context
-    from ..learned.scores import hand_written_features, learned_features
     from ..learning.fit import Watch
     from ..learning.fit import fit as fit_prompt
-    from ..learning.training import fast_recipe, paper_recipe
+    from ..learning.recipe import fast_recipe, paper_recipe
     from ..settings import RESOLVED
     from .setup import load_source, open_backbone, open_cache
 
@@ -232,7 +234,7 @@ def default_folder(
     dataset: DataSet, model: str, shots: str, seed: int, position: Position, csc: bool, classes: Classes
 ) -> Path:
     """`coop-runs/<data>-<model>-<variant>-<shots>shots-seed<seed>`."""
-    from ..clip.backbone import short_name
+    from ..names import short_name
 
     variant = f"{position.value}{'-csc' if csc else ''}{'' if classes is Classes.all else f'-{classes.value}'}"
     return Path(options.RUNS_FOLDER) / f"{Path(dataset.name).name}-{short_name(model)}-{variant}-{shots}shots-seed{seed}"

@@ -28,10 +28,11 @@ def run(
     json: bool,
 ) -> None:
     """Evaluate hand-written templates and show the result."""
+    from ..clip.class_features import hand_written_features
     from ..clip.image_features import readable_features
     from ..data.checks import count_traps, warn
     from ..experiments.run_folder import provenance
-    from ..learned.scores import evaluate_logits, hand_written_features
+    from ..learned.scores import evaluate_logits
     from .setup import open_backbone, open_cache, pick_items
 
     items = pick_items(dataset, split)

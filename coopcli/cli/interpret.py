@@ -103,8 +103,8 @@ def interpret(
     """
     from ..clip.templates import DEFAULT_TEMPLATE
     from ..errors import UsageError
+    from ..learned.classifier import check_backbone
     from ..learned.prompt import load_prompt
-    from ..learned.scores import check_backbone
     from .setup import find_prompt, open_backbone, open_cache
 
     if template is not None and not moved:
@@ -150,9 +150,10 @@ def _lexicon(backbone: Backbone, metric: Metric, words: bool, template: str | No
 def _read(
     name: str, prompt: LearnedPrompt, lexicon: Lexicon, top: int, metric: Metric, template: str | None, cache: FeatureCache
 ) -> Reading:
-    from ..data.classnames import distinct
+    from ..clip.class_features import hand_written_features
+    from ..learned.classifier import learned_features
     from ..learned.interpret import movements, nearest_tokens
-    from ..learned.scores import hand_written_features, learned_features
+    from ..names import distinct
 
     backbone, n_ctx = lexicon.backbone, prompt.settings.n_ctx
     contexts = prompt.context if prompt.settings.csc else prompt.context[None]

@@ -29,18 +29,18 @@ def push(
     here. The card is made from the run folder; a README.md in it that you made your own is sent as it is. Needs
     `hf auth login`, or HF_TOKEN.
     """
+    from ..files import HEAD_FILE, PROMPT_FILE
     from ..hub import prepare_hub
     from ..hub import push as push_prompt
     from ..learned.card import card_of
     from ..learned.head import MODEL_FOLDER, Head
     from ..learned.prompt import load_learned
-    from ..learned.safefile import HEAD, PROMPT
     from .setup import find_prompt
 
     path = find_prompt(prompt)
     learned = load_learned(path)
     is_head = isinstance(learned, Head)
-    kind, folder = HEAD if is_head else PROMPT, path if path.is_dir() else path.parent
+    kind, folder = HEAD_FILE if is_head else PROMPT_FILE, path if path.is_dir() else path.parent
     files = {kind: path / kind if path.is_dir() else path}  # whatever its name here, by this one it is found there
     if is_head and Path(learned.model) == folder / MODEL_FOLDER:
         files |= {f"{MODEL_FOLDER}/{part.name}": part for part in sorted((folder / MODEL_FOLDER).iterdir())}

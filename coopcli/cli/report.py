@@ -15,7 +15,7 @@ from .options import Device, Dtype
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
-    from ..experiments.sweep_folder import Run
+    from ..experiments.run_folder import Run
 
 
 def report(
@@ -41,7 +41,8 @@ def report(
     settings it tells mean and standard deviation over the seeds. The worst mistakes are found by classifying the test
     images again; where these or the model are no longer there, the page is made without them and says so.
     """
-    from ..experiments.sweep_folder import read_run, read_sweep
+    from ..experiments.run_folder import read_run
+    from ..experiments.sweep_folder import read_sweep
     from ..report.look import look_at
     from ..report.page import write_report
     from .setup import open_backbone, open_cache

@@ -19,7 +19,7 @@ from .options import Classes, Device, Dtype, Position, RecipeName
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..experiments.experiment import Result
+    from ..experiments.grid import Result
     from ..experiments.summary import Line
 
 T = TypeVar("T")
@@ -146,11 +146,13 @@ def sweep(
     from ..clip.cache import default_cache_folder
     from ..clip.templates import read_templates
     from ..errors import CoopError
-    from ..experiments.experiment import METHODS, Plan, Variant
+    from ..experiments.experiment import METHODS
+    from ..experiments.grid import Plan, Variant
     from ..experiments.run_folder import begin_run, check_run
-    from ..experiments.summary import summary, write_results
+    from ..experiments.summary import summary
     from ..experiments.sweep import Grid
     from ..experiments.sweep import sweep as run_sweep
+    from ..experiments.sweep_folder import write_results
     from ..learning.methods.linear_probe import check_sklearn
     from .setup import can_draw, load_source
 

@@ -33,7 +33,7 @@ def _each(given: list[str] | None, n: int, option: str, default: str | None) -> 
 def transfer(
     prompts_and_data: Annotated[
         list[str],
-        typer.Argument(metavar="PROMPT... DATA...",
+        typer.Argument(metavar="PROMPT_FILE... DATA...",
                        help="Prompt files, head files, run folders or USER/NAME[@REVISION] on the hub; then data sets as for "
                             "`coop eval`."),
     ],
@@ -73,17 +73,16 @@ def transfer(
     Prompts that differ in their seed only are one row, with mean and deviation; beside them stand the hand-written prompt
     and the ensemble. A data set may hold a part of the classes, or others unless the context is class-specific.
     """
-    from ..clip.backbone import pick_device
     from ..clip.templates import DEFAULT_TEMPLATE, read_templates
     from ..data.load import load_data, takes_root
     from ..errors import UsageError
-    from ..experiments.run_folder import provenance, write_json
-    from ..experiments.summary import csv_of
+    from ..experiments.run_folder import provenance
     from ..experiments.transfer import Target, draw, matrix
     from ..experiments.transfer import transfer as run_transfer
+    from ..files import csv_of, write_atomically, write_json
     from ..learned.head import Head
     from ..learned.prompt import LearnedPrompt, load_learned
-    from ..learned.safefile import write_atomically
+    from ..machine import pick_device
     from .setup import can_draw, open_backbone, open_cache
 
     found = {word: _prompt(word) for word in prompts_and_data}
@@ -136,11 +135,11 @@ def _prompt(word: str) -> Path | None:
     `user/name` may be either on the hub: it is a prompt where a model repository of that name holds one.
     """
     from ..errors import CoopError, UsageError
-    from ..learned.safefile import HEAD, PROMPT
+    from ..files import HEAD_FILE, PROMPT_FILE
     from .setup import find_prompt
 
     path = Path(word)
-    if path.suffix == ".safetensors" or any((path / name).is_file() for name in (PROMPT, HEAD)):
+    if path.suffix == ".safetensors" or any((path / name).is_file() for name in (PROMPT_FILE, HEAD_FILE)):
         return path
     try:
         fetched = find_prompt(word)

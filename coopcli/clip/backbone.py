@@ -5,40 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
-from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import CoopError, UsageError
-from ..hub import prepare_hub
-from .openclip import INSTALL, PREFIX, OpenClipModel, load_open_clip
-from .pixels import centre
+from ..choices import DEFAULT_MODEL, Device, Dtype
+from ..errors import UsageError
+from ..machine import pick_device
+from ..names import OPEN_CLIP
+from .hf_clip import load_hf_clip
+from .openclip import OpenClipModel, load_open_clip
 from .text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-DEFAULT_MODEL = "openai/clip-vit-base-patch16"
-MINI = "mini"
-MINI_FOLDER = Path(__file__).parents[1] / "mini"
-SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 
 # Pictures that the image tower sees at once, never more and never fewer: a kernel may round the same picture differently in
 # batches of different sizes, and a feature must not depend on what it was encoded with, or the cache would change results.
 # In batches of one size it does not, whatever the other places hold. Small batches are also the faster ones on a CPU.
 IMAGE_BATCH = {"cpu": 8, "cuda": 256}
-
-Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -111,23 +100,6 @@ class Backbone:
         return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
-def short_name(name: str) -> str:
-    """A model's name in the names of files and in legends: `clip-vit-base-patch16`, `RN50-openai`."""
-    arch, _, weights = name.removeprefix(PREFIX).partition("/")
-    return f"{arch}-{Path(weights).stem}" if name.startswith(PREFIX) else Path(name).name
-
-
-def pick_device(device: Device) -> torch.device:
-    """`auto` takes the GPU where there is one. Raises UsageError for `cuda` without one, and for any other device."""
-    if device not in get_args(Device):
-        raise UsageError(f'"{device}" is no device: {", ".join(get_args(Device))}')
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this PyTorch sees no CUDA device; use --device cpu or auto")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
 def load_backbone(
     name: str = DEFAULT_MODEL,
     revision: str | None = None,
@@ -147,8 +119,8 @@ def load_backbone(
         # To be said before the first product: with it sums are in a fixed order, and float32 means float32.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.allow_tf32 = False
-    if not name.startswith(PREFIX):
-        model, tokenizer, processor = _load_clip(name, revision, allow_pickle)
+    if not name.startswith(OPEN_CLIP):
+        model, tokenizer, processor = load_hf_clip(name, revision, allow_pickle)
         commit = getattr(model.config, "_commit_hash", None)
     elif revision is None:
         model, tokenizer, processor = load_open_clip(name, allow_pickle)
@@ -172,106 +144,6 @@ def _move(model: torch.nn.Module, device: torch.device, dtype: Dtype) -> None:
     model.to(device)
 
 
-def _load_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:
-    """A stock CLIPModel in float32 on the CPU, with what goes before its towers."""
-    source = str(MINI_FOLDER) if name == MINI else name
-    if not Path(source).exists():
-        prepare_hub()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import transformers
-        from transformers import AutoConfig, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        # Said outright: by default transformers would ask the user whether to run a model's own code.
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-        if not isinstance(config, CLIPConfig):
-            raise CoopError(f'model "{name}" is a {config.model_type} model; coop needs a CLIPModel (model_type "clip")')
-        if not allow_pickle and _index_names_pickles(source, revision):
-            raise CoopError(_only_pickled(name))
-        model = CLIPModel.from_pretrained(
-            source,
-            config=config,
-            # Said outright: only for "main" does transformers look for the hub's own conversion of an older model.
-            revision=revision or "main",
-            dtype=torch.float32,
-            use_safetensors=None if allow_pickle else True,
-        )
-        tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
-        # The Pillow backend by name: another backend's resampling differs from the reference's.
-        processor = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
-        _check_pictures(name, processor, config.vision_config.image_size)
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError, KeyError, TypeError, AttributeError) as error:
-        if not allow_pickle and _has_only_pickled_weights(source, revision):
-            raise CoopError(_only_pickled(name)) from error
-        raise CoopError(_why_not_loaded(name, error)) from error
-    return model, tokenizer, processor
-
-
-def _check_pictures(name: str, process: CLIPImageProcessorPil, side: int) -> None:
-    """Raises CoopError unless what comes before the image tower makes the squares that the tower takes."""
-    made = centre(process, Image.new("RGB", (side + 10, side))).shape[1:]
-    if made != (side, side):
-        raise CoopError(
-            f'model "{name}" takes pictures of {side} x {side} pixels and its preprocessor makes {made[0]} x {made[1]}; '
-            "mend size and crop_size in its preprocessor_config.json"
-        )
-
-
-def _only_pickled(name: str) -> str:
-    return (
-        f'model "{name}" has its weights as a pickle only (pytorch_model.bin), which could run code as it is read; '
-        "use --allow-pickle-weights if you trust where it comes from"
-    )
-
-
-def _index_names_pickles(source: str, revision: str | None) -> bool:
-    """Whether a safetensors index sends the reader to other files: transformers goes by the ending of each."""
-    from transformers.utils import cached_file
-
-    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
-    index = cached_file(source, f"{SAFETENSORS}.index.json", revision=revision, **quiet)
-    if index is None:
-        return False
-    shards = json.loads(Path(index).read_bytes())["weight_map"].values()
-    return not all(str(shard).endswith(".safetensors") for shard in shards)
-
-
-def _has_only_pickled_weights(source: str, revision: str | None) -> bool:
-    from huggingface_hub import file_exists, try_to_load_from_cache
-
-    def has(*names: str) -> bool:
-        if Path(source).exists():
-            return any((Path(source) / name).exists() for name in names)
-        if any(isinstance(try_to_load_from_cache(source, name, revision=revision), str) for name in names):
-            return True
-        return any(file_exists(source, name, revision=revision) for name in names)
-
-    try:
-        pickled = has(PICKLED, f"{PICKLED}.index.json")
-    except Exception:  # of the network; this only words an error
-        return False
-    try:
-        return pickled and not has(SAFETENSORS, f"{SAFETENSORS}.index.json")
-    except Exception:  # offline, with a pickle in the cache
-        return pickled
-
-
-def _why_not_loaded(name: str, error: Exception) -> str:
-    if Path(name).exists():
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return f'model folder "{name}" holds no complete CLIPModel (config, weights, tokenizer, preprocessor): {reason}'
-    if resnet := re.search(r"(?<![a-z])RN\d+(x\d+)?|resnet", name, re.IGNORECASE):
-        arch = "RN50" if resnet[0].lower() == "resnet" else resnet[0].upper().replace("X", "x")
-        return f'model "{name}": a CLIPModel has no ResNet; use --model {PREFIX}{arch}/openai ({INSTALL})'
-    return (
-        f'model "{name}" is not on this machine and could not be fetched from the Hugging Face hub; '
-        "use --model mini (the small embedded model) or --model FOLDER (a local copy of a CLIPModel)"
-    )
-
-
 def fingerprint_of(model: CLIPModel | OpenClipModel, tokenizer: CLIPTokenizer, processor: CLIPImageProcessorPil) -> str:
     """SHA-256 (32 hex digits of it) over float32 weights, activation functions, vocabulary and preprocessing settings."""
     digest = hashlib.sha256()
@@ -291,3 +163,21 @@ PREPROCESSING_KEYS = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
     "image_mean", "image_std",
 )  # fmt: skip
+
+
+class CLIP(Backbone):
+    """A frozen CLIP by its name: a hub id, a local folder, `open_clip:ARCH/WEIGHTS`, or `mini`, the small embedded one.
+
+    `device` is auto, cpu or cuda, `dtype` of the towers float32 or bfloat16. Raises CoopError when it cannot be had, as
+    `load_backbone` does.
+    """
+
+    def __init__(
+        self,
+        name: str = DEFAULT_MODEL,
+        revision: str | None = None,
+        device: Device = "auto",
+        dtype: Dtype = "float32",
+        allow_pickle: bool = False,
+    ) -> None:
+        super().__init__(**vars(load_backbone(name, revision, device, dtype, allow_pickle)))

@@ -18,12 +18,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..choices import OnError
 from ..data.load import ImageItem
 from ..errors import CoopError
 from .backbone import IMAGE_BATCH, Backbone
@@ -36,7 +36,6 @@ READ_AHEAD = 128  # images whose bytes or pixels are in memory, beyond a batch
 FINISHED = 4096  # features that may wait for those of an image before them
 WORTH_PROCESSES = 64  # with fewer images than this, threads are done before processes have started
 
-OnError = Literal["fail", "skip"]
 Outcome = tuple[ImageItem, Tensor | CoopError]  # an image with its features, or with why there are none
 Progress = Callable[[int, int], None]  # (images done, images in all)
 

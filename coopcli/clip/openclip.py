@@ -17,14 +17,14 @@ from torch import Tensor
 
 from ..errors import CoopError, UsageError
 from ..hub import prepare_hub
+from ..names import OPEN_CLIP
 from .tokens import byte_letters
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPTextModelWithProjection, CLIPTokenizer
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-PREFIX = "open_clip:"
-FORM = f"{PREFIX}ARCH/WEIGHTS"
+FORM = f"{OPEN_CLIP}ARCH/WEIGHTS"
 INSTALL = "pip install 'coopcli[open_clip]'"
 N_MERGES = 49_152 - 256 - 2  # of OpenAI's byte-pair table; its file holds more
 PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}  # CLIP's own text tower, sizes aside
@@ -64,9 +64,9 @@ def load_open_clip(name: str, allow_pickle: bool = False) -> tuple[OpenClipModel
     Weights are read from safetensors only, unless `allow_pickle`. Raises UsageError for a name that is none of open_clip's,
     CoopError when the extra or the weights are missing, or when the text tower is of another kind than CLIP's.
     """
-    arch, _, weights = name.removeprefix(PREFIX).partition("/")
+    arch, _, weights = name.removeprefix(OPEN_CLIP).partition("/")
     if not arch or not weights:
-        raise UsageError(f'model "{name}" must have the form {FORM}: {PREFIX}RN50/openai, or a file for WEIGHTS')
+        raise UsageError(f'model "{name}" must have the form {FORM}: {OPEN_CLIP}RN50/openai, or a file for WEIGHTS')
     prepare_hub()
     with _quiet():
         open_clip = _import(name)
@@ -154,7 +154,7 @@ def _find(open_clip: Any, name: str, arch: str, weights: str) -> tuple[Path, dic
     except Exception as error:  # of the network
         raise CoopError(
             f'model "{name}": the weights are not on this machine and could not be fetched; '
-            f"use --model {PREFIX}{arch}/FILE with a local copy of them"
+            f"use --model {OPEN_CLIP}{arch}/FILE with a local copy of them"
         ) from error
 
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
+from ..choices import Position
 from ..errors import CoopError, UsageError
+from ..names import readable_name
 
 if TYPE_CHECKING:
     import torch
     from transformers import CLIPTokenizer
 
 Prompt = tuple[int, ...]
-Position = Literal["end", "middle", "front"]
 INIT_STD = 0.02  # of the random initial context: the reference's trainers/coop.py
 
 
@@ -36,16 +37,6 @@ class ContextSettings:
             raise UsageError(f"a context has 1 vector or more, not {self.n_ctx}")
         if self.position not in get_args(Position):
             raise UsageError(f'"{self.position}" is no position: {", ".join(get_args(Position))}')
-
-
-def readable_name(class_name: str) -> str:
-    """The class name as it enters a prompt: `_` becomes a space."""
-    return " ".join(class_name.replace("_", " ").split())
-
-
-def name_key(class_name: str) -> str:
-    """What two spellings of one class name have in common: case, `_` and spaces do not count."""
-    return readable_name(class_name).lower()
 
 
 def tokenize(tokenizer: CLIPTokenizer, text: str) -> list[int]:

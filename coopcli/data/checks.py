@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ..clip.prompts import name_key
 from ..errors import CoopError
+from ..names import name_key
 from .dataset import DataSet, ImageItem
 
 IMBALANCE = 10  # so many times as many images of one class as of another

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..clip.prompts import name_key
 from ..errors import UsageError
+from ..names import name_key
 from .dataset import DataSet
 from .lists import load_split_file
 
@@ -102,31 +100,3 @@ def read_choices(path: Path) -> tuple[str, ...]:
     if len(names) < 2 or len(set(names)) < len(names):
         raise UsageError(f'class-name file "{path}" must hold two names or more, each once')
     return names
-
-
-def places(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
-    """Where each wanted name stands among those known; None for a stranger.
-
-    Of a name that several classes bear, as two of ImageNet's, the first wanted is the first known, and so on.
-    """
-    left: dict[str, list[int]] = {}
-    for place, name in enumerate(known):
-        left.setdefault(name, []).append(place)
-    found: list[int | None] = []
-    for name in wanted:
-        of_name = left.get(name)
-        found.append(None if of_name is None else of_name.pop(0) if len(of_name) > 1 else of_name[0])
-    return found
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """The names, told apart where one comes again: "missile", "missile (2)"."""
-    taken, seen, found = set(names), Counter[str](), []
-    for name in names:
-        seen[name] += 1
-        number, told = seen[name], name
-        while number > 1 and (told := f"{name} ({number})") in taken:
-            number += 1
-        taken.add(told)
-        found.append(told)
-    return found

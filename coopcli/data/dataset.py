@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import CoopError, UsageError
+from ..names import encodable
 
 # The names of the splits, as data sets write them and as they are called here.
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -34,11 +35,6 @@ class ImageItem:
 def file_item(path: Path, name: str, label: int = 0, hint: str = "") -> ImageItem:
     """The image in a file; `hint` says what to do if it is not there."""
     return ImageItem(encodable(name), label, partial(read_file, path, hint), path)
-
-
-def encodable(name: str) -> str:
-    """The name, with escapes for what UTF-8 cannot write: bytes of a file's name that are no text, halves of letters."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def read_file(path: Path, hint: str = "") -> bytes:

@@ -6,14 +6,12 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from ..choices import Classes
 from ..errors import CoopError, UsageError
 from .load import DataSet, ImageItem
 
 VAL_SHOTS = 4  # the reference draws min(k, 4) validation images per class
-
-Classes = Literal["all", "base", "new"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ image folders of others. A picture is computed from signed distances on a coordi
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -78,11 +78,6 @@ def random_scene(rng: np.random.Generator, **fixed: str) -> Scene:
     if scene["texture"] == "plain":
         scene["mark_colour"] = NONE
     return Scene(**scene)
-
-
-def attribute_ids(scene: Scene) -> list[int]:
-    """The scene as one index per attribute, in the order of `ATTRIBUTES`."""
-    return [ATTRIBUTES[name].index(value) for name, value in asdict(scene).items()]
 
 
 def _box(u: np.ndarray, v: np.ndarray, half_u: float, half_v: float) -> np.ndarray:

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..clip.backbone import Backbone, Device, Dtype, load_backbone, short_name
+from ..choices import Classes
+from ..clip.backbone import Backbone, load_backbone
 from ..clip.cache import FeatureCache
+from ..clip.class_features import hand_written_features
 from ..clip.image_features import image_features, view_features
-from ..clip.prompts import ContextSettings, Position, tokenize
-from ..data.fewshot import Classes, FewShot, draw_few_shot, half, label_range, test_items, with_labels
+from ..clip.prompts import ContextSettings, tokenize
+from ..data.fewshot import FewShot, draw_few_shot, half, label_range, test_items, with_labels
 from ..data.load import DataSet
 from ..errors import CoopError
+from ..files import checkpoint_of
+from ..learned.classifier import learned_logits
 from ..learned.head import Head
 from ..learned.prompt import LearnedPrompt
-from ..learned.scores import Metrics, evaluate_logits, hand_written_features, learned_logits
+from ..learned.scores import Metrics, evaluate_logits
 from ..learning.fit import learn_prompt
 from ..learning.methods import fine_tune, linear_probe, lp_plus_plus, text_bias, text_transform, tip_adapter
 from ..learning.methods.task import Task
-from ..learning.training import Recipe, fast_recipe, paper_recipe
-from ..machine import peak_memory
-from .run_folder import checkpoint_of, versions
+from ..learning.recipe import Recipe, fast_recipe, paper_recipe
+from ..machine import peak_memory, versions
+from .grid import COOP, HAND_WRITTEN, Cell, Plan, Result, Variant
 
-COOP = "coop"
-HAND_WRITTEN = ("zeroshot", "ensemble")
 HEADS: dict[str, Callable[[Task], Head]] = {
     "linear-probe": linear_probe.learn,
     "lp++": lp_plus_plus.learn,
@@ -44,89 +43,8 @@ HEADS: dict[str, Callable[[Task], Head]] = {
     "fine-tune": fine_tune.learn,
 }
 METHODS = (*HAND_WRITTEN, COOP, *HEADS)
-LEARNS = {  # in words, where numbers are learned
-    COOP: "context vectors beside the class names",
-    "linear-probe": "class weights and biases",
-    "lp++": "class weights, and how far each name counts",
-    "tip-adapter-f": "the kept features of the train images",
-    "text-bias": "a vector added to each class feature",
-    "text-transform": "a matrix on the class features",
-    "fine-tune": "the image encoder",
-}
 
 Classify = Callable[[Tensor, Sequence[str]], Tensor]  # image features [n, p] and K class names -> logits [n, K]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """How a prompt is learned. `n_ctx` None is 16, or the tokens of `init`; `init` None is a random context."""
-
-    n_ctx: int | None = None
-    position: Position = "end"
-    csc: bool = False
-    init: str | None = None
-    recipe: str = "paper"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A point of a grid. `shots` None takes all images; hand-written prompts see none: their shots and seed are 0."""
-
-    method: str
-    model: str
-    shots: int | None = 0
-    seed: int = 0
-    variant: Variant | None = None
-
-    @property
-    def folder(self) -> str:
-        """A name that reads well and is no other cell's."""
-        words = [self.method, short_name(self.model)]
-        if self.shots != 0:
-            words += [f"{'all' if self.shots is None else self.shots}shots", f"seed{self.seed}"]
-        digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:8]
-        return re.sub(r"[^\w.=+-]+", "-", "-".join([*words, digest]))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all experiments of a grid have in common. `views` augmented views are encoded of each train image.
-
-    With 0, a prompt learns from new ones in every epoch, and the other methods take as many as is usual.
-    """
-
-    template: str
-    templates: tuple[str, ...]
-    classes: Classes = "all"
-    device: Device = "auto"
-    dtype: Dtype = "float32"
-    allow_pickle: bool = False
-    views: int = 16
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an experiment gave, accuracies as shares in [0, 1]; None where it was left out, and `note` says why.
-
-    Where the base classes are learned, `top1` is their accuracy, `new` that of the other classes, and `harmonic` the
-    harmonic mean of both. `seconds` are those of learning, `parameters` the numbers learned, `peak_memory` in bytes that
-    of the process so far.
-    """
-
-    cell: Cell
-    top1: float | None = None
-    macro: float | None = None
-    new: float | None = None
-    harmonic: float | None = None
-    images: int = 0
-    train_images: int = 0
-    parameters: int = 0
-    seconds: float = 0.0
-    note: str = ""
-    few_shot_sha256: str | None = None
-    fingerprint: str | None = None
-    peak_memory: int = 0
-    versions: dict[str, str] = field(default_factory=dict)
 
 
 class Laboratory:

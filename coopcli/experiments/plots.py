@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CoopError
-from ..learned.safefile import write_atomically
+from ..files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

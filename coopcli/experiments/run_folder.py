@@ -1,4 +1,4 @@
-"""The run folder: what a run was asked, where it stands, what it gave."""
+"""The folder of a run: what the run was asked, where it stands, what it gave; written and read back."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import platform
 import shlex
 import sys
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import UsageError
+from ..data.fewshot import in_words
+from ..errors import CoopError, UsageError
+from ..files import SETTINGS_FILE, checkpoint_of, write_atomically
 from ..learned.card import kept_card, model_card
-from ..learned.safefile import write_atomically
+from ..learned.prompt import LearnedPrompt, load_prompt
+from ..learned.scores import Metrics
 from ..learning.fit import Fit
-from ..machine import peak_memory
-from ..settings import SETTINGS, changes, read_settings, to_toml
-from ..version import __version__
-
-
-def checkpoint_of(folder: Path) -> Path:
-    """Where a run that is not done keeps its last whole epoch."""
-    return folder / "checkpoint.safetensors"
+from ..learning.training import EpochLog
+from ..machine import peak_memory, versions
+from ..names import distinct
+from ..settings import changes, read_settings, to_toml
 
 
 def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, free: Collection[str] = ()) -> None:
@@ -34,7 +33,7 @@ def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, f
     Those in `free` may be others than before. Raises UsageError, with the settings that differ, when the folder holds a
     run of other settings.
     """
-    path = folder / SETTINGS
+    path = folder / SETTINGS_FILE
     if overwrite:
         checkpoint_of(folder).unlink(missing_ok=True)
     elif path.exists() or (folder / "prompt.safetensors").exists():
@@ -47,16 +46,6 @@ def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, f
             raise UsageError(f'"{folder}" holds the results of coop {what}; use another --output')
         if changed := changes(*({key: value for key, value in of.items() if key not in free} for of in (before, settings))):
             raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a result file in one step. Raises CoopError when it cannot be written."""
-    write_atomically(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace"))
-
-
-def versions() -> dict[str, str]:
-    """Of coop and of what its numbers depend on."""
-    return {"coop": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -75,8 +64,8 @@ def begin_run(folder: Path, settings: dict[str, Any], command: str = "fit") -> N
     """Write settings.toml, by which later commands know the run. Raises CoopError when it cannot be written."""
     for left_over in folder.glob(".*.partial"):  # by a process that was killed while it wrote
         left_over.unlink(missing_ok=True)
-    text = f"# coop {command} --config {SETTINGS} repeats this run\n\n{to_toml(settings)}"
-    write_atomically(folder / SETTINGS, text.encode())
+    text = f"# coop {command} --config {SETTINGS_FILE} repeats this run\n\n{to_toml(settings)}"
+    write_atomically(folder / SETTINGS_FILE, text.encode())
 
 
 def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
@@ -109,3 +98,77 @@ def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
     write_atomically(folder / "README.md", card.encode())
     result.prompt.save(folder / "prompt.safetensors")
     checkpoint_of(folder).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies among some classes."""
+
+    names: tuple[str, ...]
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder of `coop fit` holds. `about` is what metrics.json says beside the accuracies."""
+
+    folder: Path
+    prompt: LearnedPrompt
+    settings: dict[str, Any]
+    learned: Scores | None
+    hand_written: Scores | None
+    log: tuple[EpochLog, ...]
+    about: dict[str, Any]
+
+    @property
+    def gain(self) -> float | None:
+        """Top-1 of the learned prompt less that of the hand-written one."""
+        return self.learned.metrics.top1 - self.hand_written.metrics.top1 if self.learned and self.hand_written else None
+
+    @property
+    def variant(self) -> str:
+        """How it was learned, all but the seed."""
+        told, context = self.prompt.training, self.prompt.settings
+        words = [in_words(told.get("shots")), f"M = {context.n_ctx}", context.position]
+        words += ["class-specific"] if context.csc else []
+        words += [f'from "{told["init"]}"'] if told.get("init") else []
+        return ", ".join([*words, f"{self.settings.get('recipe', 'own')} recipe"])
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder. Raises UsageError for one without a whole run, CoopError for a damaged one."""
+    if folder.parent.name == "cells" and (folder / "result.json").is_file():
+        raise UsageError(f'"{folder}" is one experiment of a sweep: report "{folder.parent.parent}"')
+    prompt, settings = load_prompt(folder), read_settings(folder / SETTINGS_FILE)
+    try:
+        about = json.loads((folder / "metrics.json").read_text("utf-8"))
+        lines = (folder / "log.jsonl").read_text("utf-8").splitlines()
+        learned, hand_written = (_scores(about.pop(kind)) for kind in ("learned", "hand_written"))
+        return Run(folder, prompt, settings, learned, hand_written, tuple(map(_epoch, lines)), check_tables(about))
+    except OSError as error:
+        raise UsageError(f'"{error.filename}" cannot be read: {error.strerror or error}') from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CoopError(f'metrics.json or log.jsonl in "{folder}" is not what `coop fit` wrote') from error
+
+
+def _scores(found: dict[str, Any] | None) -> Scores | None:
+    if found is None:
+        return None
+    names = tuple(map(str, found["class_names"]))
+    confusion = [[int(count) for count in row] for row in found["confusion"]]
+    per_class = [None if share is None else float(share) for share in (found["per_class"][name] for name in distinct(names))]
+    if [len(row) for row in confusion] != [len(names)] * len(names):
+        raise ValueError("the confusion is no square")
+    return Scores(names, Metrics(int(found["n"]), float(found["top1"]), float(found["macro"]), per_class, confusion))
+
+
+def _epoch(line: str) -> EpochLog:
+    found = json.loads(line)
+    return EpochLog(int(found["epoch"]), int(found["epochs"]), *(float(found[key]) for key in ("lr", "loss", "accuracy")))
+
+
+def check_tables(found: dict[str, Any]) -> dict[str, Any]:
+    """The rest of metrics.json or results.json. Raises ValueError where a table is none."""
+    if not all(isinstance(found.get(key, {}), dict) for key in ("versions", "seconds")):
+        raise ValueError("no table")
+    return found

@@ -1,21 +1,14 @@
-"""Results of a grid: means over seeds, tables, files."""
+"""Results of a grid: means over seeds, tables."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from ..clip.backbone import pick_device, short_name
-from ..learned.safefile import write_atomically
-from . import plots
-from .experiment import LEARNS, Cell, Result, Variant
-from .run_folder import provenance, write_json
+from ..names import short_name
+from .grid import LEARNS, Cell, Result
 
 # What the accuracies of a line are; the latter two only where the base classes are learned.
 VALUES = {"top1": "top-1 %", "new": "new classes, top-1 %", "harmonic": "harmonic mean of base and new, %"}
@@ -89,27 +82,6 @@ def label(cell: Cell, cells: Sequence[Cell]) -> str:
     return ", ".join(words)
 
 
-def flat_row(result: Result) -> dict[str, Any]:
-    """A result as one row of a table, variant and all."""
-    own = {key: value for key, value in vars(result).items() if key not in ("cell", "versions")}
-    return {**_flat_cell(result.cell), **own}
-
-
-def _summary_row(line: Line) -> dict[str, Any]:
-    cell = {key: value for key, value in _flat_cell(line.cell).items() if key != "seed"}
-    row: dict[str, Any] = {**cell, "seeds": line.seeds}
-    for name in ("top1", "macro", "new", "harmonic"):
-        spread: Spread | None = getattr(line, name)
-        row |= {name: spread and spread.mean, f"{name}_std": spread and spread.std, f"{name}_seeds": spread and spread.n}
-    return {**row, "seconds": line.seconds, "parameters": line.parameters}
-
-
-def _flat_cell(cell: Cell) -> dict[str, Any]:
-    variant = vars(cell.variant) if cell.variant else dict.fromkeys(vars(Variant()))
-    shots = "all" if cell.shots is None else cell.shots
-    return {"method": cell.method, "model": cell.model, "shots": shots, "seed": cell.seed, **variant}
-
-
 def curves_of(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     """The lines of a figure or the rows of a table: labels with what differs in the number of shots only."""
     curves: dict[Cell, list[Line]] = {}
@@ -117,30 +89,6 @@ def curves_of(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
         curves.setdefault(replace(line.cell, shots=0), []).append(line)
     cells = list(curves)
     return [(label(cell, cells), of_cell) for cell, of_cell in curves.items()]
-
-
-def write_results(folder: Path, title: str, settings: dict[str, Any], results: Sequence[Result], plot: bool) -> dict[str, Any]:
-    """Write results.csv, .json and .md and, if wanted, the figures; returns what results.json holds.
-
-    Raises CoopError when they cannot be written.
-    """
-    rows, lines = [flat_row(result) for result in results], summary(results)
-    content = {
-        **provenance(pick_device(settings.get("device", "cpu"))),
-        "settings": settings,
-        "summary": [_summary_row(line) for line in lines],
-        "results": [{**row, "versions": result.versions} for row, result in zip(rows, results, strict=True)],
-    }
-    write_atomically(folder / "results.csv", csv_of(rows).encode())
-    write_json(folder / "results.json", content)
-    write_atomically(folder / "results.md", markdown_of(lines).encode())
-    if plot and any(line.top1 for line in lines):
-        for value in VALUES:
-            if not any(getattr(line, value) for line in lines):
-                continue
-            name = folder / ("accuracy" if value == "top1" else f"accuracy-{value}")
-            _draw(name, title if value == "top1" else f"{title}, {value}", lines, value)
-    return content
 
 
 def table_of(lines: Sequence[Line], value: str = "top1") -> list[list[str]]:
@@ -187,24 +135,3 @@ def markdown_of(lines: Sequence[Line]) -> str:
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
     first, *rest = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     return "\n".join([first, f"| {' | '.join(['---'] * len(rows[0]))} |", *rest])
-
-
-def _draw(path: Path, title: str, lines: Sequence[Line], value: str) -> None:
-    """Curves over shots, or bars where there is one number of shots only."""
-    curves = curves_of(lines)
-    learned = {line.cell.shots for line in lines if line.cell.shots != 0}
-    if len(learned) > 1:
-        plots.curves(path, title, curves, value)
-    else:
-        there = [(name, getattr(rows[0], value)) for name, rows in curves]
-        plots.bars(path, title, [(name, of.mean, of.std) for name, of in there if of])
-
-
-def csv_of(rows: Iterable[dict[str, Any]]) -> str:
-    """Rows of the same keys as CSV; None is an empty field."""
-    text = io.StringIO()
-    rows = list(rows)
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -22,8 +22,9 @@ import torch
 from ..clip.cache import FeatureCache
 from ..data.load import DataSet
 from ..errors import CoopError
-from .experiment import COOP, HAND_WRITTEN, Cell, Laboratory, Plan, Result, Variant
-from .run_folder import write_json
+from ..files import write_json
+from .experiment import Laboratory
+from .grid import COOP, HAND_WRITTEN, Cell, Plan, Result, Variant
 
 # Weights of a text tower whose training step gains little from a second thread: two fits at a time are faster.
 SMALL_TOWER = 64 << 20  # bytes

@@ -1,56 +1,20 @@
-"""Run folders and sweeps, read back from what was written into them."""
+"""The folder of a sweep: its results, written and read back."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..data.classnames import distinct
-from ..data.fewshot import in_words
-from ..errors import CoopError, UsageError
-from ..learned.prompt import LearnedPrompt, load_prompt
-from ..learned.scores import Metrics
-from ..learning.training import EpochLog
-from ..settings import SETTINGS, read_settings
-from .experiment import Cell, Variant
-from .summary import Line, Spread
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Accuracies among some classes."""
-
-    names: tuple[str, ...]
-    metrics: Metrics
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run folder of `coop fit` holds. `about` is what metrics.json says beside the accuracies."""
-
-    folder: Path
-    prompt: LearnedPrompt
-    settings: dict[str, Any]
-    learned: Scores | None
-    hand_written: Scores | None
-    log: tuple[EpochLog, ...]
-    about: dict[str, Any]
-
-    @property
-    def gain(self) -> float | None:
-        """Top-1 of the learned prompt less that of the hand-written one."""
-        return self.learned.metrics.top1 - self.hand_written.metrics.top1 if self.learned and self.hand_written else None
-
-    @property
-    def variant(self) -> str:
-        """How it was learned, all but the seed."""
-        told, context = self.prompt.training, self.prompt.settings
-        words = [in_words(told.get("shots")), f"M = {context.n_ctx}", context.position]
-        words += ["class-specific"] if context.csc else []
-        words += [f'from "{told["init"]}"'] if told.get("init") else []
-        return ", ".join([*words, f"{self.settings.get('recipe', 'own')} recipe"])
+from ..errors import CoopError
+from ..files import csv_of, write_atomically, write_json
+from ..machine import pick_device
+from . import plots
+from .grid import Cell, Result, Variant
+from .run_folder import check_tables, provenance
+from .summary import VALUES, Line, Spread, curves_of, markdown_of, summary
 
 
 @dataclass(frozen=True)
@@ -64,50 +28,11 @@ class Sweep:
     about: dict[str, Any]
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run folder. Raises UsageError for one without a whole run, CoopError for a damaged one."""
-    if folder.parent.name == "cells" and (folder / "result.json").is_file():
-        raise UsageError(f'"{folder}" is one experiment of a sweep: report "{folder.parent.parent}"')
-    prompt, settings = load_prompt(folder), read_settings(folder / SETTINGS)
-    try:
-        about = json.loads((folder / "metrics.json").read_text("utf-8"))
-        lines = (folder / "log.jsonl").read_text("utf-8").splitlines()
-        learned, hand_written = (_scores(about.pop(kind)) for kind in ("learned", "hand_written"))
-        return Run(folder, prompt, settings, learned, hand_written, tuple(map(_epoch, lines)), _about(about))
-    except OSError as error:
-        raise UsageError(f'"{error.filename}" cannot be read: {error.strerror or error}') from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CoopError(f'metrics.json or log.jsonl in "{folder}" is not what `coop fit` wrote') from error
-
-
-def _scores(found: dict[str, Any] | None) -> Scores | None:
-    if found is None:
-        return None
-    names = tuple(map(str, found["class_names"]))
-    confusion = [[int(count) for count in row] for row in found["confusion"]]
-    per_class = [None if share is None else float(share) for share in (found["per_class"][name] for name in distinct(names))]
-    if [len(row) for row in confusion] != [len(names)] * len(names):
-        raise ValueError("the confusion is no square")
-    return Scores(names, Metrics(int(found["n"]), float(found["top1"]), float(found["macro"]), per_class, confusion))
-
-
-def _epoch(line: str) -> EpochLog:
-    found = json.loads(line)
-    return EpochLog(int(found["epoch"]), int(found["epochs"]), *(float(found[key]) for key in ("lr", "loss", "accuracy")))
-
-
-def _about(found: dict[str, Any]) -> dict[str, Any]:
-    """The rest of metrics.json or results.json. Raises ValueError where a table is none."""
-    if not all(isinstance(found.get(key, {}), dict) for key in ("versions", "seconds")):
-        raise ValueError("no table")
-    return found
-
-
 def read_sweep(folder: Path) -> Sweep:
     """Read the results.json of a sweep. Raises CoopError for one that is damaged."""
     path = folder / "results.json"
     try:
-        about = _about(json.loads(path.read_text("utf-8")))
+        about = check_tables(json.loads(path.read_text("utf-8")))
         lines, results, settings = (about.pop(key) for key in ("summary", "results", "settings"))
         return Sweep(folder, [_line(row) for row in lines], [dict(row) for row in results], dict(settings), about)
     except OSError as error:
@@ -126,3 +51,59 @@ def _line(row: dict[str, Any]) -> Line:
     cell = Cell(str(row["method"]), str(row["model"]), None if row["shots"] == "all" else int(row["shots"]), 0, variant)
     spreads = {name: spread(name) for name in ("top1", "macro", "new", "harmonic")}
     return Line(cell, int(row["seeds"]), seconds=float(row["seconds"]), parameters=int(row["parameters"]), **spreads)
+
+
+def write_results(folder: Path, title: str, settings: dict[str, Any], results: Sequence[Result], plot: bool) -> dict[str, Any]:
+    """Write results.csv, .json and .md and, if wanted, the figures; returns what results.json holds.
+
+    Raises CoopError when they cannot be written.
+    """
+    rows, lines = [flat_row(result) for result in results], summary(results)
+    content = {
+        **provenance(pick_device(settings.get("device", "cpu"))),
+        "settings": settings,
+        "summary": [_summary_row(line) for line in lines],
+        "results": [{**row, "versions": result.versions} for row, result in zip(rows, results, strict=True)],
+    }
+    write_atomically(folder / "results.csv", csv_of(rows).encode())
+    write_json(folder / "results.json", content)
+    write_atomically(folder / "results.md", markdown_of(lines).encode())
+    if plot and any(line.top1 for line in lines):
+        for value in VALUES:
+            if not any(getattr(line, value) for line in lines):
+                continue
+            name = folder / ("accuracy" if value == "top1" else f"accuracy-{value}")
+            _draw(name, title if value == "top1" else f"{title}, {value}", lines, value)
+    return content
+
+
+def _summary_row(line: Line) -> dict[str, Any]:
+    cell = {key: value for key, value in _flat_cell(line.cell).items() if key != "seed"}
+    row: dict[str, Any] = {**cell, "seeds": line.seeds}
+    for name in ("top1", "macro", "new", "harmonic"):
+        spread: Spread | None = getattr(line, name)
+        row |= {name: spread and spread.mean, f"{name}_std": spread and spread.std, f"{name}_seeds": spread and spread.n}
+    return {**row, "seconds": line.seconds, "parameters": line.parameters}
+
+
+def flat_row(result: Result) -> dict[str, Any]:
+    """A result as one row of a table, variant and all."""
+    own = {key: value for key, value in vars(result).items() if key not in ("cell", "versions")}
+    return {**_flat_cell(result.cell), **own}
+
+
+def _flat_cell(cell: Cell) -> dict[str, Any]:
+    variant = vars(cell.variant) if cell.variant else dict.fromkeys(vars(Variant()))
+    shots = "all" if cell.shots is None else cell.shots
+    return {"method": cell.method, "model": cell.model, "shots": shots, "seed": cell.seed, **variant}
+
+
+def _draw(path: Path, title: str, lines: Sequence[Line], value: str) -> None:
+    """Curves over shots, or bars where there is one number of shots only."""
+    curves = curves_of(lines)
+    learned = {line.cell.shots for line in lines if line.cell.shots != 0}
+    if len(learned) > 1:
+        plots.curves(path, title, curves, value)
+    else:
+        there = [(name, getattr(rows[0], value)) for name, rows in curves]
+        plots.bars(path, title, [(name, of.mean, of.std) for name, of in there if of])

@@ -10,16 +10,18 @@ from typing import Any
 
 from torch import Tensor
 
-from ..clip.backbone import Backbone, short_name
+from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
+from ..clip.class_features import hand_written_features
 from ..clip.image_features import image_features
-from ..data.classnames import distinct
 from ..data.fewshot import in_words, test_items
 from ..data.load import DataSet
 from ..errors import CoopError
+from ..learned.classifier import check_backbone, classes_of, learned_logits
 from ..learned.head import Head
 from ..learned.prompt import LearnedPrompt
-from ..learned.scores import check_backbone, classes_of, evaluate_logits, hand_written_features, learned_logits
+from ..learned.scores import evaluate_logits
+from ..names import distinct, short_name
 from . import plots
 from .summary import Spread, spread_of
 

@@ -14,38 +14,22 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..clip.backbone import DEFAULT_MODEL, Backbone, Device, Dtype, load_backbone
+from ..clip.backbone import Backbone, load_backbone
 from ..clip.cache import FeatureCache
+from ..clip.class_features import context_features
 from ..clip.image_features import image_features, stream_features
 from ..data.dataset import DataSet, ImageItem, file_item
 from ..data.fewshot import test_items
 from ..errors import CoopError, UsageError
 from ..hub import prompt_path
+from ..names import name_key, places
 from .head import Head
 from .prompt import LearnedPrompt, load_learned
-from .scores import Evaluation, as_head, check_backbone, classes_of, evaluate_logits, learned_features
+from .scores import Evaluation, evaluate_logits
 
 MEMORY = 2**24  # bytes that features in memory may take: those of 8,000 images
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
-
-
-class CLIP(Backbone):
-    """A frozen CLIP by its name: a hub id, a local folder, `open_clip:ARCH/WEIGHTS`, or `mini`, the small embedded one.
-
-    `device` is auto, cpu or cuda, `dtype` of the towers float32 or bfloat16. Raises CoopError when it cannot be had, as
-    `load_backbone` does.
-    """
-
-    def __init__(
-        self,
-        name: str = DEFAULT_MODEL,
-        revision: str | None = None,
-        device: Device = "auto",
-        dtype: Dtype = "float32",
-        allow_pickle: bool = False,
-    ) -> None:
-        super().__init__(**vars(load_backbone(name, revision, device, dtype, allow_pickle)))
 
 
 class Classifier:
@@ -187,3 +171,86 @@ def _item(number: int, picture: Picture) -> ImageItem:
     except OSError:
         picture.convert("RGB").save(content, "TIFF")
     return ImageItem(f"image {number}", 0, content.getvalue)
+
+
+def as_head(
+    backbone: Backbone, learned: LearnedPrompt | Head, class_names: Sequence[str], cache: FeatureCache | None = None
+) -> Head:
+    """What was learned, for these classes alone: a head, whose weights are a prompt's class features times the logit scale.
+
+    Raises CoopError for classes that it cannot know.
+    """
+    if isinstance(learned, Head):
+        return learned.among(class_names)
+    return Head(
+        method="prompt",
+        weights=backbone.logit_scale * learned_features(backbone, learned, class_names, cache),
+        class_names=tuple(class_names),
+        folders=tuple(class_names),
+        model=learned.model,
+        revision=learned.revision,
+        fingerprint=learned.fingerprint,
+        training=learned.training,
+    )
+
+
+def learned_logits(backbone: Backbone, learned: LearnedPrompt | Head, images: Tensor, class_names: Sequence[str]) -> Tensor:
+    """Logits [n, K] of image features [n, p] by a learned prompt or head. Raises CoopError for classes it cannot know."""
+    return as_head(backbone, learned, class_names).logits(images)
+
+
+def classes_of(prompt: LearnedPrompt | Head, dataset: DataSet) -> tuple[str, ...]:
+    """The data set's classes under the names that the prompt knows them by, where it knows them.
+
+    A class is known by its name, or by its folder; any other keeps the data set's own name.
+    """
+    known = {name_key(folder): name for folder, name in zip(prompt.folders, prompt.class_names, strict=True)}
+    known |= {name_key(name): name for name in prompt.class_names}
+
+    def known_as(folder: str, name: str) -> str:
+        by_folder = known.get(name_key(folder), name)
+        return known.get(name_key(name), by_folder)
+
+    return tuple(known_as(*pair) for pair in zip(dataset.folders, dataset.class_names, strict=True))
+
+
+def check_backbone(prompt: LearnedPrompt | Head, backbone: Backbone) -> None:
+    """Raises CoopError when the prompt was learned on another model: its vectors mean nothing there.
+
+    Also for vectors of another width than the model's, whatever fingerprint the file claims.
+    """
+    if prompt.fingerprint != backbone.fingerprint:
+        raise CoopError(
+            f'this prompt was learned on "{prompt.model}" (fingerprint {prompt.fingerprint[:12]}) and "{backbone.name}" '
+            f"({backbone.fingerprint[:12]}) is another model: other weights, tokenizer or preprocessing"
+        )
+    if isinstance(prompt, Head):
+        width, expected = prompt.weights.shape[-1], backbone.feature_width
+    else:
+        width, expected = prompt.context.shape[-1], backbone.token_width
+    if width != expected:
+        raise CoopError(f'this prompt holds vectors of {width} numbers; those of "{backbone.name}" have {expected}')
+
+
+def learned_features(
+    backbone: Backbone, prompt: LearnedPrompt, class_names: Sequence[str], cache: FeatureCache | None = None
+) -> Tensor:
+    """Class features [K, p] of a learned prompt for a list of classes. What the cache knows is not encoded again.
+
+    A class-specific context knows its own classes only; for those it may be a part, in any order.
+    Raises CoopError for any other class.
+    """
+    context = prompt.context
+    if prompt.settings.csc:
+        rows = places(prompt.class_names, class_names)
+        strangers = [name for name, row in zip(class_names, rows, strict=True) if row is None]
+        if strangers:
+            raise CoopError(
+                f"this prompt has a class-specific context for its own {len(prompt.class_names)} classes "
+                f'and none for "{strangers[0]}"'
+                + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else "")
+                + "; a prompt fitted without --csc works with any class list"
+            )
+        context = context[rows]
+
+    return context_features(backbone, context, prompt.settings, class_names, cache)

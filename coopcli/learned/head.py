@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.classnames import places
 from ..errors import CoopError
+from ..names import places
 from .safefile import ORIGIN_CHECKS, Checks, Contents, Layout, is_text, write
 
 if TYPE_CHECKING:

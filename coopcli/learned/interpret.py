@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
+from ..clip.class_features import hand_written_features
 from ..clip.templates import DEFAULT_TEMPLATE
 from ..clip.tokens import readable_token
-from .scores import hand_written_features
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..data.dataset import ImageItem, file_item
-from ..data.load import walk_images
+from ..data.folders import walk_images
 from ..errors import CoopError, UsageError
 from .classifier import Classifier
 

@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from ..clip.prompts import ContextSettings, Position
+from ..choices import Position
+from ..clip.prompts import ContextSettings
 from ..errors import CoopError, UsageError
 from .head import Head, head_of
 from .safefile import ORIGIN_CHECKS, Checks, Contents, read, write

@@ -18,9 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from ..choices import Position
 from ..clip.backbone import Backbone
-from ..clip.prompts import ContextSettings, Position, context_prompts, readable_name, tokenize
+from ..clip.prompts import ContextSettings, context_prompts, tokenize
 from ..errors import CoopError, UsageError
+from ..names import readable_name
 from .prompt import LearnedPrompt
 from .safefile import MAX_FILE, brief
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -16,12 +15,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import CoopError, UsageError
+from ..files import HEAD_FILE, PROMPT_FILE, write_atomically
 from ..version import __version__
 
 FORMAT_VERSION = 1
 # One metadata entry: safetensors keeps several in no fixed order, and equal runs must give equal bytes.
 ENTRY = "coop"
-PROMPT, HEAD = "prompt.safetensors", "head.safetensors"  # in a run folder
 # No real file comes near these bounds, and within them a file costs little to refuse.
 MAX_FILE = 2**30  # bytes: class-specific contexts of ImageNet's 21 thousand classes
 MAX_HEADER = 4 * 2**20  # bytes: their names and folders twice over; hostile JSON takes thirty times its size in memory
@@ -80,7 +79,7 @@ def read(path: Path) -> Contents:
     """
     try:
         if path.is_dir():
-            path = next((path / name for name in (PROMPT, HEAD) if (path / name).exists()), path / PROMPT)
+            path = next((path / name for name in (PROMPT_FILE, HEAD_FILE) if (path / name).exists()), path / PROMPT_FILE)
         if not path.is_file():
             hint = "; those of a sweep lie in its folder cells" if (path.parent / "cells").is_dir() else ""
             raise UsageError(f'there is no prompt file "{path}"{hint}')
@@ -93,7 +92,9 @@ def read(path: Path) -> Contents:
             if file.readinto(numbers) != len(numbers):
                 raise ValueError("shorter than it was")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f'"{path}" is no prompt file of coop ({PROMPT} of `coop fit` or {HEAD} of `coop sweep`)') from error
+        raise UsageError(
+            f'"{path}" is no prompt file of coop ({PROMPT_FILE} of `coop fit` or {HEAD_FILE} of `coop sweep`)'
+        ) from error
     version = entry.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
         raise CoopError(f'"{path}" was written by a newer coop ({brief(entry.get("coop_version"))}); this is {__version__}')
@@ -154,20 +155,3 @@ def brief(entry: object) -> str:
     """Something from the file, fit for a line of error."""
     text = str(entry)[:100]
     return text if text.isprintable() else ascii(text)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, a crash or Ctrl-C never meets half of it. Raises CoopError when it cannot be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise CoopError(f'"{path}" cannot be written: {error.strerror or error}') from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..learned.safefile import ENTRY, write_atomically
+from ..files import write_atomically
+from ..learned.safefile import ENTRY
 from .training import EpochLog, TrainingState
 
 logger = logging.getLogger(__name__)

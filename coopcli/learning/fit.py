@@ -13,21 +13,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..choices import Classes, OnError
 from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
-from ..clip.image_features import OnError, readable_features, view_features
+from ..clip.class_features import hand_written_features
+from ..clip.image_features import readable_features, view_features
 from ..clip.prompts import ContextSettings, Prompt, context_prompts, random_context, word_context
 from ..clip.templates import DEFAULT_TEMPLATE
 from ..clip.text_encoder import TextEncoder
 from ..data.checks import count_traps, leak_traps, warn
-from ..data.fewshot import Classes, FewShot, draw_few_shot
+from ..data.fewshot import FewShot, draw_few_shot
 from ..data.load import DataSet
 from ..errors import CoopError, UsageError
+from ..learned.classifier import learned_features
 from ..learned.prompt import LearnedPrompt
-from ..learned.scores import Evaluation, evaluate_logits, hand_written_features, learned_features
+from ..learned.scores import Evaluation, evaluate_logits
 from ..version import __version__
 from .checkpoint import load_checkpoint, save_checkpoint
-from .training import EpochFeatures, EpochLog, Recipe, TrainingState, drawn_views, paper_recipe, train_context
+from .recipe import Recipe, paper_recipe
+from .training import EpochFeatures, EpochLog, TrainingState, drawn_views, train_context
 
 logger = logging.getLogger(__name__)
 

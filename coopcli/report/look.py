@@ -14,18 +14,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..choices import Classes
 from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
 from ..clip.image_features import Progress, readable_features
 from ..clip.pixels import allow_pixels, open_image
-from ..data.classnames import distinct
-from ..data.fewshot import Classes, FewShot, draw_few_shot
+from ..data.fewshot import FewShot, draw_few_shot
 from ..data.load import ImageItem, load_data
 from ..errors import CoopError
-from ..experiments.sweep_folder import Run
+from ..experiments.run_folder import Run
+from ..learned.classifier import check_backbone, learned_logits
 from ..learned.interpret import NearToken, nearest_tokens, token_spacing
 from ..learned.prompt import LearnedPrompt
-from ..learned.scores import check_backbone, learned_logits
+from ..names import distinct
 
 MISTAKES = 12  # to show
 THUMBNAIL = 176  # pixels of the longer side: twice what a page shows

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..experiments.run_folder import Run, Scores
 from ..experiments.summary import Spread, costs_of, curves_of, spread_of
-from ..experiments.sweep_folder import Run, Scores, Sweep
-from ..learned.safefile import write_atomically
+from ..experiments.sweep_folder import Sweep
+from ..files import write_atomically
 from ..settings import RESOLVED
 from .charts import Chart, Series, line_chart
 from .look import Look, data_uri

@@ -16,7 +16,7 @@ from conftest import failed, ran, write_picture
 from safetensors.torch import load_file
 
 from coopcli.cli.app import app
-from coopcli.clip.backbone import MINI_FOLDER
+from coopcli.clip.hf_clip import MINI_FOLDER
 from coopcli.settings import read_settings
 
 QUICK = ["--model", "mini", "--epochs", "2", "--views", "2"]
@@ -217,7 +217,7 @@ def test_class_specific_prompt_on_other_classes(coop, photos, tmp_path):
 def test_prompt_with_another_model(coop, photos, tmp_path):
     import shutil
 
-    from coopcli.clip.backbone import MINI_FOLDER
+    from coopcli.clip.hf_clip import MINI_FOLDER
 
     ran(coop("fit", photos, "--shots", "2", *QUICK, "-o", "run"))
     shutil.copytree(MINI_FOLDER, tmp_path / "same")

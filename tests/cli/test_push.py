@@ -9,8 +9,8 @@ from hub_server import ask_only, serving
 from huggingface_hub import ModelCard, constants
 
 from coopcli import Prompt
+from coopcli.files import HEAD_FILE, PROMPT_FILE
 from coopcli.learned.head import MODEL_FOLDER
-from coopcli.learned.safefile import HEAD, PROMPT
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def test_from_fit_to_the_hub_and_back(coop, photos, hub, tmp_path, monkeypatch):
     assert (code, out) == (0, f"{hub.url}/alice/flowers\n") and "coop eval alice/flowers DATA" in err
     repo = hub.repos["alice/flowers"]
     sent = repo.commits[repo.branches["main"]]
-    assert repo.private and set(sent) == {".gitattributes", "README.md", PROMPT}
-    assert sent[PROMPT] == (tmp_path / "run" / PROMPT).read_bytes()
+    assert repo.private and set(sent) == {".gitattributes", "README.md", PROMPT_FILE}
+    assert sent[PROMPT_FILE] == (tmp_path / "run" / PROMPT_FILE).read_bytes()
     card = ModelCard(sent["README.md"].decode())
     assert card.data.license == "mit" and card.data.model_name == "alice/flowers" and "coop eval alice/flowers" in card.text
     assert (
@@ -50,7 +50,7 @@ def test_from_fit_to_the_hub_and_back(coop, photos, hub, tmp_path, monkeypatch):
 
     told = json.loads(ran(coop("push", "run", "alice/flowers@second", "--message", "again", "--json")))
     assert told["url"] == f"{hub.url}/alice/flowers/tree/second" and told["commit"] == repo.branches["second"]
-    assert told["files"] == ["README.md", PROMPT]
+    assert told["files"] == ["README.md", PROMPT_FILE]
     assert list(Prompt.load("alice/flowers").classes_) == ["blue", "green", "red"]
     assert "nearest token" in ran(coop("interpret", "alice/flowers@second"))
     rows = json.loads(ran(coop("transfer", "alice/flowers", "alice/flowers@second", photos, "--no-plot", "--json")))["results"]
@@ -74,7 +74,7 @@ def test_a_file_of_any_name_is_found_again(coop, mini, photos, hub, tmp_path, mo
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     learned_prompt(mini).save(tmp_path / "model.pth.tar-50.safetensors")
     ran(coop("push", "model.pth.tar-50.safetensors", "alice/imported"))
-    assert PROMPT in hub.repos["alice/imported"].commits[hub.repos["alice/imported"].branches["main"]]
+    assert PROMPT_FILE in hub.repos["alice/imported"].commits[hub.repos["alice/imported"].branches["main"]]
     assert "top-1" in ran(coop("eval", "alice/imported", photos))
 
 
@@ -83,7 +83,7 @@ def test_a_fine_tuned_head_goes_with_its_model(coop, photos, hub, tmp_path, monk
     one = ["--methods", "fine-tune", "--shots", "1", "--seeds", "1"]
     ran(coop("sweep", photos, "--model", "mini", *one, "--no-plot", "-o", "s"))
     (cell,) = (tmp_path / "s" / "cells").iterdir()
-    for number, path in enumerate((cell, cell / HEAD)):
+    for number, path in enumerate((cell, cell / HEAD_FILE)):
         told = json.loads(ran(coop("push", path, f"alice/tuned{number}", "--json")))
-        assert told["files"][:2] == ["README.md", HEAD] and f"{MODEL_FOLDER}/model.safetensors" in told["files"]
+        assert told["files"][:2] == ["README.md", HEAD_FILE] and f"{MODEL_FOLDER}/model.safetensors" in told["files"]
         assert "top-1" in ran(coop("eval", f"alice/tuned{number}", photos))

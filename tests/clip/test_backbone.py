@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from coopcli.clip.backbone import MINI_FOLDER, Backbone, fingerprint_of, load_backbone, pick_device
+from coopcli.clip.backbone import Backbone, fingerprint_of, load_backbone
+from coopcli.clip.class_features import hand_written_features
+from coopcli.clip.hf_clip import MINI_FOLDER
 from coopcli.clip.pixels import centre
 from coopcli.errors import CoopError, UsageError
-from coopcli.learned.scores import hand_written_features
+from coopcli.machine import pick_device
 
 OPENAI = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD}
 

@@ -18,13 +18,14 @@ from conftest import failed, ran
 from PIL import Image
 from safetensors.torch import save_file
 
-from coopcli.clip.backbone import load_backbone, short_name
+from coopcli.clip.backbone import load_backbone
+from coopcli.clip.class_features import hand_written_features
 from coopcli.clip.openclip import OpenClipModel, openai_tokenizer, stock_text_tower
 from coopcli.clip.pixels import centre
 from coopcli.clip.prompts import ContextSettings, context_prompts, random_context
 from coopcli.clip.text_encoder import TextEncoder
 from coopcli.errors import CoopError, UsageError
-from coopcli.learned.scores import hand_written_features
+from coopcli.names import short_name
 
 NAMES = ["star", "kite (bird of prey)", "annual_crop", "a small red star on blue"]
 WIDTH, HEADS, LAYERS, FEATURES = 32, 4, 2, 24

@@ -1,16 +1,9 @@
 import pytest
 import torch
 
-from coopcli.clip.prompts import (
-    ContextSettings,
-    context_prompts,
-    hand_written_prompts,
-    random_context,
-    readable_name,
-    tokenize,
-    word_context,
-)
+from coopcli.clip.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context, tokenize, word_context
 from coopcli.errors import CoopError, UsageError
+from coopcli.names import readable_name
 
 
 def body(prompt):

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coopcli.data.classnames import distinct, places, read_choices, read_class_list
+from coopcli.data.classnames import read_choices, read_class_list
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError, UsageError
+from coopcli.names import distinct, places
 
 # ------------------------------------------------------------------------------------------------ files
 

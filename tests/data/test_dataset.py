@@ -4,17 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coopcli.data.dataset import (
-    DataSet,
-    ImageItem,
-    by_split_name,
-    class_order,
-    column_named,
-    encodable,
-    file_item,
-    read_file,
-)
+from coopcli.data.dataset import DataSet, ImageItem, by_split_name, class_order, column_named, file_item, read_file
 from coopcli.errors import CoopError, UsageError
+from coopcli.names import encodable
 
 
 def data_of(**sizes):

@@ -1,8 +1,9 @@
 import numpy as np
+from captions import attribute_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coopcli.demo.drawing import ATTRIBUTES, COLOURS, NONE, attribute_ids, random_scene, render
+from coopcli.demo.drawing import ATTRIBUTES, COLOURS, NONE, random_scene, render
 
 
 @settings(max_examples=100, deadline=None)

@@ -40,7 +40,7 @@ def held_out():
 
 
 def zero_shot_accuracy(mini, held_out, attribute, template):
-    from coopcli.learned.scores import hand_written_features
+    from coopcli.clip.class_features import hand_written_features
 
     scenes, pictures = held_out
     images = mini.encode_images(

@@ -6,15 +6,17 @@ from conftest import write_picture
 
 from coopcli.clip.backbone import load_backbone
 from coopcli.clip.cache import FeatureCache
+from coopcli.clip.class_features import hand_written_features
 from coopcli.clip.image_features import image_features, view_features
 from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
-from coopcli.experiments.experiment import HEADS, METHODS, Cell, Laboratory, Plan, Variant
+from coopcli.experiments.experiment import HEADS, METHODS, Laboratory
+from coopcli.experiments.grid import Cell, Plan, Variant
+from coopcli.learned.classifier import learned_features
 from coopcli.learned.prompt import load_learned
-from coopcli.learned.scores import hand_written_features, learned_features
 from coopcli.learning.fit import fit
 from coopcli.learning.methods.fine_tune import FineTuning
-from coopcli.learning.training import Recipe
+from coopcli.learning.recipe import Recipe
 
 TEMPLATES = ("a photo of a {}.", "art of a {}.")
 QUICK = Recipe(epochs=3, views=2)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from coopcli.errors import CoopError
 from coopcli.experiments import plots
-from coopcli.experiments.experiment import Cell, Variant
+from coopcli.experiments.grid import Cell, Variant
 from coopcli.experiments.summary import Line, Spread
 
 

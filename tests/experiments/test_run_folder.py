@@ -6,10 +6,11 @@ from coopcli.clip.cache import FeatureCache
 from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
 from coopcli.errors import UsageError
-from coopcli.experiments.run_folder import begin_run, check_run, checkpoint_of, write_run
+from coopcli.experiments.run_folder import begin_run, check_run, write_run
+from coopcli.files import checkpoint_of
 from coopcli.learned.prompt import load_prompt
 from coopcli.learning.fit import Watch, fit
-from coopcli.learning.training import Recipe
+from coopcli.learning.recipe import Recipe
 
 QUICK = Recipe(epochs=3, views=2)
 

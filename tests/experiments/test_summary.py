@@ -5,20 +5,11 @@ import statistics
 
 import pytest
 
-from coopcli.experiments.experiment import HAND_WRITTEN, LEARNS, METHODS, Cell, Result, Variant
-from coopcli.experiments.summary import (
-    Spread,
-    costs_of,
-    csv_of,
-    curves_of,
-    flat_row,
-    label,
-    markdown_of,
-    spread_of,
-    summary,
-    table_of,
-    write_results,
-)
+from coopcli.experiments.experiment import METHODS
+from coopcli.experiments.grid import HAND_WRITTEN, LEARNS, Cell, Result, Variant
+from coopcli.experiments.summary import Spread, costs_of, curves_of, label, markdown_of, spread_of, summary, table_of
+from coopcli.experiments.sweep_folder import flat_row, write_results
+from coopcli.files import csv_of
 
 
 def result(method="coop", shots=1, seed=1, top1=0.5, variant=None, model="mini", **more):

@@ -13,10 +13,10 @@ import pytest
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError
 from coopcli.experiments import sweep as sweeping
-from coopcli.experiments.experiment import Cell, Plan, Result, Variant
+from coopcli.experiments.grid import Cell, Plan, Result, Variant
 from coopcli.experiments.sweep import Grid, sweep
 from coopcli.learned.prompt import load_prompt
-from coopcli.learning.training import Recipe
+from coopcli.learning.recipe import Recipe
 
 PLAN = Plan("a photo of a {}.", ("a photo of a {}.", "art of a {}."), device="cpu", views=2)
 QUICK = Recipe(epochs=3)

@@ -6,9 +6,10 @@ from conftest import COLOURS, failed, write_picture
 
 from coopcli.cli.app import app
 from coopcli.errors import CoopError, UsageError
-from coopcli.experiments.experiment import Cell, Result, Variant
-from coopcli.experiments.summary import summary, write_results
-from coopcli.experiments.sweep_folder import read_run, read_sweep
+from coopcli.experiments.grid import Cell, Result, Variant
+from coopcli.experiments.run_folder import read_run
+from coopcli.experiments.summary import summary
+from coopcli.experiments.sweep_folder import read_sweep, write_results
 
 QUICK = ["--model", "mini", "--shots", "2", "--epochs", "3", "--views", "2", "--seed", "3"]
 

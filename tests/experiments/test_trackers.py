@@ -11,7 +11,8 @@ from coopcli.data.load import load_data
 from coopcli.errors import CoopError, UsageError
 from coopcli.experiments.trackers import epoch_numbers, final_numbers, tracked
 from coopcli.learning.fit import Watch, fit
-from coopcli.learning.training import EpochLog, Recipe
+from coopcli.learning.recipe import Recipe
+from coopcli.learning.training import EpochLog
 
 
 def test_numbers():

@@ -12,9 +12,10 @@ from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
 from coopcli.experiments import transfer as module
 from coopcli.experiments.transfer import Target, matrix, source_of, sources_of, transfer
-from coopcli.learned.scores import evaluate_logits, learned_logits
+from coopcli.learned.classifier import learned_logits
+from coopcli.learned.scores import evaluate_logits
 from coopcli.learning.fit import fit
-from coopcli.learning.training import Recipe
+from coopcli.learning.recipe import Recipe
 
 QUICK = Recipe(epochs=3, views=2)
 

@@ -13,8 +13,8 @@ from coopcli.clip.backbone import Backbone
 from coopcli.clip.image_features import image_features
 from coopcli.clip.prompts import context_prompts
 from coopcli.errors import CoopError, UsageError
+from coopcli.learned.classifier import learned_features, learned_logits
 from coopcli.learned.head import Head
-from coopcli.learned.scores import learned_features, learned_logits
 
 
 @pytest.fixture

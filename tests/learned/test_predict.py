@@ -15,15 +15,14 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from coopcli.clip import image_features as features
-from coopcli.clip.backbone import MINI_FOLDER
+from coopcli.clip.hf_clip import MINI_FOLDER
 from coopcli.clip.text_encoder import TextEncoder
 from coopcli.data.dataset import ImageItem
 from coopcli.errors import CoopError, UsageError
-from coopcli.learned.classifier import Classifier
+from coopcli.learned.classifier import Classifier, learned_features
 from coopcli.learned.head import Head
 from coopcli.learned.predict import Prediction, find_images, predict
 from coopcli.learned.prompt import load_learned
-from coopcli.learned.scores import learned_features
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_what_cannot_be_read_is_told_in_its_place(mini, photos):
 def test_memory_holds_a_few_images_however_many_there_are(mini, monkeypatch):
     """Images are made as they are asked for; few are under way at any time, cached ones or new ones."""
     width = mini.feature_width
-    monkeypatch.setattr(features, "_encode_pixels", lambda _, pixels: torch.ones(len(pixels), width) / width**0.5)
+    monkeypatch.setattr(type(mini), "encode_images", lambda _, pixels: torch.ones(len(pixels), width) / width**0.5)
     taken = 0
 
     def many(n):

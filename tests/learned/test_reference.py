@@ -17,9 +17,9 @@ from coopcli import __main__
 from coopcli.clip.backbone import Backbone
 from coopcli.clip.prompts import ContextSettings
 from coopcli.errors import CoopError, UsageError
+from coopcli.learned.classifier import learned_features
 from coopcli.learned.prompt import load_prompt
 from coopcli.learned.reference import import_prompt, read_checkpoint, read_initial_context
-from coopcli.learned.scores import learned_features
 
 NAMES = ("red_star", "annual crop", "kite (bird of prey)", "sea")
 M = 5

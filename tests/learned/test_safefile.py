@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from coopcli.errors import CoopError, UsageError
-from coopcli.learned.safefile import HEAD, PROMPT, is_names, is_text, read, write, write_atomically
+from coopcli.files import HEAD_FILE, PROMPT_FILE, write_atomically
+from coopcli.learned.safefile import is_names, is_text, read, write
 
 SHAPE = st.lists(st.integers(1, 4), min_size=1, max_size=3)
 SHAPES = st.dictionaries(st.sampled_from(["a", "b", "weights", "x"]), SHAPE, min_size=1)
@@ -58,11 +59,11 @@ def test_entries_that_are_wrong_are_named(tmp_path):
 
 
 def test_a_run_folder_holds_a_prompt_or_a_head(tmp_path):
-    with pytest.raises(UsageError, match=f"there is no prompt file .*{PROMPT}"):
+    with pytest.raises(UsageError, match=f"there is no prompt file .*{PROMPT_FILE}"):
         read(tmp_path)
-    write(tmp_path / HEAD, {"is": "head"}, {"a": torch.ones(1)})
-    assert read(tmp_path).entry["is"] == "head" and read(tmp_path).path == tmp_path / HEAD
-    write(tmp_path / PROMPT, {"is": "prompt"}, {"a": torch.ones(1)})
+    write(tmp_path / HEAD_FILE, {"is": "head"}, {"a": torch.ones(1)})
+    assert read(tmp_path).entry["is"] == "head" and read(tmp_path).path == tmp_path / HEAD_FILE
+    write(tmp_path / PROMPT_FILE, {"is": "prompt"}, {"a": torch.ones(1)})
     assert read(tmp_path).entry["is"] == "prompt"
 
 

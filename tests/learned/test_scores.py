@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from samples import some_head, some_prompt
 
 from coopcli.clip.cache import FeatureCache
+from coopcli.clip.class_features import hand_written_features
 from coopcli.clip.prompts import ContextSettings, random_context
 from coopcli.data.load import DataSet, ImageItem
 from coopcli.errors import CoopError
-from coopcli.learned.scores import check_backbone, classes_of, evaluate_logits, hand_written_features, learned_features, score
+from coopcli.learned.classifier import check_backbone, classes_of, learned_features
+from coopcli.learned.scores import evaluate_logits, score
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=80))

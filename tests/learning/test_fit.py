@@ -9,7 +9,7 @@ from coopcli.data.load import load_data
 from coopcli.errors import CoopError, UsageError
 from coopcli.learning import fit as fitting
 from coopcli.learning.fit import Watch, fit
-from coopcli.learning.training import Recipe
+from coopcli.learning.recipe import Recipe
 
 QUICK = Recipe(epochs=3, views=2)
 
@@ -55,7 +55,7 @@ def test_online_views_are_encoded_in_every_epoch(mini, photos, tmp_path, monkeyp
     monkeypatch.setattr(type(mini), "encode_images", lambda self, pixels: (seen.append(pixels), true(self, pixels))[1])
     online = fit(mini, data, Recipe(epochs=3, views=0), shots=2, cache=cache)
     trained_on = seen[:3]  # what follows are the test images
-    assert [len(pixels) for pixels in trained_on] == [8, 8, 8]
+    assert [len(pixels) for pixels in trained_on] == [6, 6, 6]
     assert not torch.equal(trained_on[0], trained_on[1]) and not torch.equal(trained_on[1], trained_on[2])
     assert online.log[-1].epoch == 2
     again = fit(mini, data, Recipe(epochs=3, views=0), shots=2, cache=cache)

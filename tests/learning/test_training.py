@@ -7,15 +7,8 @@ import torch.nn.functional as F
 
 from coopcli.clip.prompts import ContextSettings, context_prompts, random_context
 from coopcli.errors import CoopError, UsageError
-from coopcli.learning.training import (
-    Recipe,
-    TrainingState,
-    drawn_views,
-    fast_recipe,
-    learning_rate,
-    paper_epochs,
-    train_context,
-)
+from coopcli.learning.recipe import Recipe, fast_recipe, learning_rate, paper_epochs
+from coopcli.learning.training import TrainingState, drawn_views, train_context
 
 NAMES = ["star", "red ring", "annual crop"]
 

@@ -13,9 +13,10 @@ import pytest
 from conftest import COLOURS, failed, ran, write_picture
 
 from coopcli.cli.app import app
-from coopcli.experiments.experiment import Cell, Result, Variant
-from coopcli.experiments.summary import summary, write_results
-from coopcli.experiments.sweep_folder import Scores, read_run
+from coopcli.experiments.grid import Cell, Result, Variant
+from coopcli.experiments.run_folder import Scores, read_run
+from coopcli.experiments.summary import summary
+from coopcli.experiments.sweep_folder import write_results
 from coopcli.learned.scores import Metrics
 from coopcli.report.look import Look, Mistake
 from coopcli.report.page import class_rows, confusion_picture, confusions, groups_of, render

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..training import Recipe, drawn_views, learning_rate
+from ..recipe import Recipe, learning_rate
+from ..training import drawn_views
 from .task import Task
 
 Logits = Callable[[Tensor], Tensor]  # of image features [n, p], as [n, K], with what learns in it

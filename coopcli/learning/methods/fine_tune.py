@@ -26,7 +26,8 @@ from ...clip.pixels import prepare
 from ...data.load import ImageItem
 from ...errors import CoopError
 from ...learned.head import Head
-from ..training import Recipe, deterministic, learning_rate
+from ..recipe import Recipe, learning_rate
+from ..training import deterministic
 from .task import Task
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...learned.head import Head
-from ..training import paper_recipe
+from ..recipe import paper_recipe
 from .descent import descend_as_paper
 from .task import Task
 

@@ -3,7 +3,8 @@ import torch.nn.functional as F
 from few_shot_tasks import clustered
 
 from coopcli.learning.methods.descent import descend, descend_as_paper
-from coopcli.learning.training import Recipe, drawn_views
+from coopcli.learning.recipe import Recipe
+from coopcli.learning.training import drawn_views
 
 
 def test_descent_step_by_step(mini):

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 
 from coopcli.clip.backbone import load_backbone
 from coopcli.clip.cache import FeatureCache
+from coopcli.clip.class_features import hand_written_features
 from coopcli.clip.image_features import image_features, view_features
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError
 from coopcli.learned.prompt import load_learned
-from coopcli.learned.scores import hand_written_features
 from coopcli.learning.methods import fine_tune
 from coopcli.learning.methods.fine_tune import FineTuning, learn, view_pixels
 from coopcli.learning.methods.task import Task

@@ -2,7 +2,7 @@ import torch
 from few_shot_tasks import check_method, clustered
 
 from coopcli.learning.methods.text_bias import biased, learn
-from coopcli.learning.training import paper_recipe
+from coopcli.learning.recipe import paper_recipe
 
 
 def test_the_bias_one_by_one():

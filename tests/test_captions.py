@@ -1,8 +1,8 @@
 import numpy as np
+from captions import caption
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coopcli.demo.captions import caption
 from coopcli.demo.drawing import COLOURS, random_scene
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 
-from ..clip.templates import TEMPLATE_SETS
-from .drawing import ATTRIBUTES, MARKS, NONE, Scene
+from coopcli.clip.templates import TEMPLATE_SETS
+from coopcli.demo.drawing import ATTRIBUTES, MARKS, NONE, Scene
 
 LEADS = ("a photo of", "a picture of", "an image of", "a drawing of", "art of", "a rendering of", "itap of",
          "a good photo of", "a bad photo of", "a cropped photo of", "there is", "this is", "look at", "a close-up photo of",
@@ -101,3 +103,8 @@ _MENTION = {
     "background_texture": 0.12,
     "style": 0.12,
 }
+
+
+def attribute_ids(scene: Scene) -> list[int]:
+    """The scene as one index per attribute, in the order of `ATTRIBUTES`."""
+    return [ATTRIBUTES[name].index(value) for name, value in asdict(scene).items()]

@@ -1,0 +1,128 @@
+"""Load a stock CLIPModel: from the hub, from a local folder, or the embedded `mini`."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+
+from ..choices import MINI
+from ..errors import CoopError
+from ..hub import prepare_hub
+from ..names import OPEN_CLIP
+from .openclip import INSTALL
+from .pixels import centre
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+
+SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
+MINI_FOLDER = Path(__file__).parents[1] / "mini"
+
+
+def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:
+    """A stock CLIPModel in float32 on the CPU, with what goes before its towers."""
+    source = str(MINI_FOLDER) if name == MINI else name
+    if not Path(source).exists():
+        prepare_hub()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers
+        from transformers import AutoConfig, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        # Said outright: by default transformers would ask the user whether to run a model's own code.
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        if not isinstance(config, CLIPConfig):
+            raise CoopError(f'model "{name}" is a {config.model_type} model; coop needs a CLIPModel (model_type "clip")')
+        if not allow_pickle and _index_names_pickles(source, revision):
+            raise CoopError(_only_pickled(name))
+        model = CLIPModel.from_pretrained(
+            source,
+            config=config,
+            # Said outright: only for "main" does transformers look for the hub's own conversion of an older model.
+            revision=revision or "main",
+            dtype=torch.float32,
+            use_safetensors=None if allow_pickle else True,
+        )
+        tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
+        # The Pillow backend by name: another backend's resampling differs from the reference's.
+        processor = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
+        _check_pictures(name, processor, config.vision_config.image_size)
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError, KeyError, TypeError, AttributeError) as error:
+        if not allow_pickle and _has_only_pickled_weights(source, revision):
+            raise CoopError(_only_pickled(name)) from error
+        raise CoopError(_why_not_loaded(name, error)) from error
+    return model, tokenizer, processor
+
+
+def _check_pictures(name: str, process: CLIPImageProcessorPil, side: int) -> None:
+    """Raises CoopError unless what comes before the image tower makes the squares that the tower takes."""
+    made = centre(process, Image.new("RGB", (side + 10, side))).shape[1:]
+    if made != (side, side):
+        raise CoopError(
+            f'model "{name}" takes pictures of {side} x {side} pixels and its preprocessor makes {made[0]} x {made[1]}; '
+            "mend size and crop_size in its preprocessor_config.json"
+        )
+
+
+def _only_pickled(name: str) -> str:
+    return (
+        f'model "{name}" has its weights as a pickle only (pytorch_model.bin), which could run code as it is read; '
+        "use --allow-pickle-weights if you trust where it comes from"
+    )
+
+
+def _index_names_pickles(source: str, revision: str | None) -> bool:
+    """Whether a safetensors index sends the reader to other files: transformers goes by the ending of each."""
+    from transformers.utils import cached_file
+
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
+    index = cached_file(source, f"{SAFETENSORS}.index.json", revision=revision, **quiet)
+    if index is None:
+        return False
+    shards = json.loads(Path(index).read_bytes())["weight_map"].values()
+    return not all(str(shard).endswith(".safetensors") for shard in shards)
+
+
+def _has_only_pickled_weights(source: str, revision: str | None) -> bool:
+    from huggingface_hub import file_exists, try_to_load_from_cache
+
+    def has(*names: str) -> bool:
+        if Path(source).exists():
+            return any((Path(source) / name).exists() for name in names)
+        if any(isinstance(try_to_load_from_cache(source, name, revision=revision), str) for name in names):
+            return True
+        return any(file_exists(source, name, revision=revision) for name in names)
+
+    try:
+        pickled = has(PICKLED, f"{PICKLED}.index.json")
+    except Exception:  # of the network; this only words an error
+        return False
+    try:
+        return pickled and not has(SAFETENSORS, f"{SAFETENSORS}.index.json")
+    except Exception:  # offline, with a pickle in the cache
+        return pickled
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    if Path(name).exists():
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return f'model folder "{name}" holds no complete CLIPModel (config, weights, tokenizer, preprocessor): {reason}'
+    if resnet := re.search(r"(?<![a-z])RN\d+(x\d+)?|resnet", name, re.IGNORECASE):
+        arch = "RN50" if resnet[0].lower() == "resnet" else resnet[0].upper().replace("X", "x")
+        return f'model "{name}": a CLIPModel has no ResNet; use --model {OPEN_CLIP}{arch}/openai ({INSTALL})'
+    return (
+        f'model "{name}" is not on this machine and could not be fetched from the Hugging Face hub; '
+        "use --model mini (the small embedded model) or --model FOLDER (a local copy of a CLIPModel)"
+    )

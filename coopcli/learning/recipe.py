@@ -1,0 +1,60 @@
+"""How the context is trained: every number of the recipes, and the schedule of the learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the context is trained. The defaults are the paper's, as in the reference's configs/trainers/CoOp."""
+
+    epochs: int = 200
+    lr: float = 0.002
+    batch_size: int = 32  # 0: all images in every step
+    warmup_epochs: int = 1
+    warmup_lr: float | None = 1e-5  # None: a ramp up to lr
+    momentum: float = 0.9  # SGD's; Adam's first beta
+    weight_decay: float = 5e-4
+    views: int = 16  # augmented views encoded of each image, an epoch draws one of them; 0: new views in every epoch
+    optimizer: Literal["sgd", "adam"] = "sgd"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for what is no recipe."""
+        least = {"epochs": 1, "lr": 0, "batch_size": 0, "warmup_epochs": 0, "momentum": 0, "weight_decay": 0, "views": 0}
+        for name, value in least.items():
+            if not getattr(self, name) >= value:
+                raise UsageError(f"{name} of a recipe is {value} or more, not {getattr(self, name)}")
+        if self.optimizer not in ("sgd", "adam"):
+            raise UsageError(f'"{self.optimizer}" is no optimizer: sgd, adam')
+
+
+def paper_epochs(shots: int | None, n_classes: int) -> int:
+    """Epochs of the paper: 50 for 1 shot, 100 for 2 and 4, 200 for more; with 1000 classes (ImageNet) always 50."""
+    if n_classes >= 1000 or shots == 1:
+        return 50
+    return 100 if shots is not None and shots <= 4 else 200
+
+
+def paper_recipe(shots: int | None, n_classes: int) -> Recipe:
+    """The paper's recipe for so many shots (None: all) and classes."""
+    return Recipe(epochs=paper_epochs(shots, n_classes))
+
+
+def fast_recipe() -> Recipe:
+    """200 steps of Adam, each over one view of all images: a step costs the same for 10 images as for 1000."""
+    return Recipe(epochs=200, lr=0.01, batch_size=0, warmup_epochs=40, warmup_lr=None, weight_decay=0.0, optimizer="adam")
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """The rate of epoch 0..T-1: constant while warming up (or a ramp), then a cosine that starts at the full rate.
+
+    Source: Dassl's ConstantWarmupScheduler around CosineAnnealingLR.
+    """
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * (epoch + 1) / recipe.warmup_epochs if recipe.warmup_lr is None else recipe.warmup_lr
+    return recipe.lr * (1 + math.cos(math.pi * (epoch - recipe.warmup_epochs) / recipe.epochs)) / 2
