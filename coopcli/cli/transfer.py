@@ -33,7 +33,7 @@ def _each(given: list[str] | None, n: int, option: str, default: str | None) -> 
 def transfer(
     prompts_and_data: Annotated[
         list[str],
-        typer.Argument(metavar="PROMPT_FILE... DATA...",
+        typer.Argument(metavar="PROMPT... DATA...",
                        help="Prompt files, head files, run folders or USER/NAME[@REVISION] on the hub; then data sets as for "
                             "`coop eval`."),
     ],
