@@ -82,7 +82,12 @@ def test_wheel_brings_every_file(wheel):
     listed = subprocess.run(["git", "ls-files", "coopcli"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode == 0 and listed.stdout:
         assert set(listed.stdout.split()) <= brought
-    assert {"coopcli/mini/model.safetensors", "coopcli/clip/templates.json", "coopcli/py.typed", "coopcli/cli/app.py"} <= brought
+    assert {
+        "coopcli/mini/model.safetensors",
+        "coopcli/clip/templates.json",
+        "coopcli/py.typed",
+        "coopcli/cli/app.py",
+    } <= brought
 
 
 def test_wheel_is_small(wheel):
