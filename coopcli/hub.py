@@ -13,11 +13,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .errors import CoopError, UsageError
+from .files import CARD_FILE, HEAD_FILE, PROMPT_FILE, TUNED_FOLDER
 
 TIMEOUT = 3.0  # seconds
 # user/name or user/name@revision, by the hub's rules for names and git's for branches, tags and commits.
 HUB_ID = re.compile(r"(?=.{3,250}$)(?P<repo>NAME/NAME)(@(?P<revision>[\w./-]+))?".replace("NAME", r"\w+([.-]\w+)*"), re.ASCII)
-PROMPT_FILES = ("prompt.safetensors", "head.safetensors", "model/*")  # as in safefile.py and head.py, which import PyTorch
+PROMPT_FILES = (PROMPT_FILE, HEAD_FILE, f"{TUNED_FOLDER}/*")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def prompt_path(source: str) -> Path:
 
         folder = Path(snapshot_download(repo, revision=match["revision"], allow_patterns=list(PROMPT_FILES)))
     if not any((folder / name).is_file() for name in PROMPT_FILES):
-        raise CoopError(f'"{repo}" on the hub holds no prompt of coop (no {PROMPT_FILES[0]})')
+        raise CoopError(f'"{repo}" on the hub holds no prompt of coop (no {PROMPT_FILE})')
     return folder
 
 
@@ -89,7 +90,7 @@ def push(files: Mapping[str, Path], card: str, target: str, message: str, privat
             )
         if branch:
             api.create_branch(repo, branch=branch, exist_ok=True)
-        sent: dict[str, Path | bytes] = {"README.md": card.encode(), **files}
+        sent: dict[str, Path | bytes] = {CARD_FILE: card.encode(), **files}
         additions = [CommitOperationAdd(name, content) for name, content in sent.items()]
         commit = api.create_commit(repo, additions, commit_message=message, revision=branch)
     return Pushed(f"{url}/tree/{branch}" if branch else url, commit.oid, tuple(sent))

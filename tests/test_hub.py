@@ -7,9 +7,8 @@ from hub_server import ask_only, serving
 from huggingface_hub import constants
 
 from coopcli.errors import CoopError, UsageError
-from coopcli.files import HEAD_FILE, PROMPT_FILE
-from coopcli.hub import HUB_ID, PROMPT_FILES, prepare_hub, prompt_path, push
-from coopcli.learned.head import MODEL_FOLDER
+from coopcli.files import PROMPT_FILE
+from coopcli.hub import HUB_ID, prepare_hub, prompt_path, push
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +55,6 @@ def hub(tmp_path, monkeypatch):
 
 
 FILES = {PROMPT_FILE: b"prompt", "README.md": b"card", "big.bin": b"no one needs this"}
-
-
-def test_the_files_of_a_prompt_are_named_as_elsewhere():
-    assert (PROMPT_FILE, HEAD_FILE, f"{MODEL_FOLDER}/*") == PROMPT_FILES
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..files import PROMPT_FILE
 from . import options
 from .console import Bars, out, percent, print_json, progress, say
 from .options import Classes, Device, Dtype, OnError, Position, RecipeName
@@ -227,7 +228,7 @@ def fit(
     else:
         show(result, dataset, template)
         seconds = "   ".join(f"{step} {value:.1f} s" for step, value in result.seconds.items())
-        say(f"{seconds}\nprompt: {folder / 'prompt.safetensors'}")
+        say(f"{seconds}\nprompt: {folder / PROMPT_FILE}")
 
 
 def default_folder(
@@ -267,7 +268,7 @@ def _summary(result: Fit, dataset: DataSet, folder: Path) -> dict[str, Any]:
     return {
         "command": "fit",
         "data": dataset.name,
-        "prompt": str(folder / "prompt.safetensors"),
+        "prompt": str(folder / PROMPT_FILE),
         "model": result.prompt.model,
         "train_images": len(result.data.train),
         "skipped": result.skipped,

@@ -29,11 +29,11 @@ def push(
     here. The card is made from the run folder; a README.md in it that you made your own is sent as it is. Needs
     `hf auth login`, or HF_TOKEN.
     """
-    from ..files import HEAD_FILE, PROMPT_FILE
+    from ..files import HEAD_FILE, PROMPT_FILE, TUNED_FOLDER
     from ..hub import prepare_hub
     from ..hub import push as push_prompt
     from ..learned.card import card_of
-    from ..learned.head import MODEL_FOLDER, Head
+    from ..learned.head import Head
     from ..learned.prompt import load_learned
     from .setup import find_prompt
 
@@ -42,8 +42,8 @@ def push(
     is_head = isinstance(learned, Head)
     kind, folder = HEAD_FILE if is_head else PROMPT_FILE, path if path.is_dir() else path.parent
     files = {kind: path / kind if path.is_dir() else path}  # whatever its name here, by this one it is found there
-    if is_head and Path(learned.model) == folder / MODEL_FOLDER:
-        files |= {f"{MODEL_FOLDER}/{part.name}": part for part in sorted((folder / MODEL_FOLDER).iterdir())}
+    if is_head and Path(learned.model) == folder / TUNED_FOLDER:
+        files |= {f"{TUNED_FOLDER}/{part.name}": part for part in sorted((folder / TUNED_FOLDER).iterdir())}
     prepare_hub()  # before the card is made, with the hub's library
     card = card_of(path, learned, target, license)
     with talk.status(f"pushing to {shown(target)}"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..files import RESULTS_FILE
 from . import options
 from .console import Bars, print_json, progress, say
 from .options import Device, Dtype
@@ -47,8 +48,8 @@ def report(
     from ..report.page import write_report
     from .setup import open_backbone, open_cache
 
-    sweeps = [read_sweep(folder) for folder in runs if (folder / "results.json").is_file()]
-    fits = [read_run(folder) for folder in runs if not (folder / "results.json").is_file()]
+    sweeps = [read_sweep(folder) for folder in runs if (folder / RESULTS_FILE).is_file()]
+    fits = [read_run(folder) for folder in runs if not (folder / RESULTS_FILE).is_file()]
 
     @lru_cache
     def open_model(name: str, revision: str | None, dtype: str) -> Backbone:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.table import Table
 
+from ..files import CELLS_FOLDER
 from . import options
 from .console import Bars, out, print_json, progress, say, shown
 from .options import Classes, Device, Dtype, Position, RecipeName
@@ -194,7 +195,7 @@ def sweep(
     }  # fmt: skip
     check_run(folder, settings, overwrite, free=axes)
     if overwrite:
-        shutil.rmtree(folder / "cells", ignore_errors=True)
+        shutil.rmtree(folder / CELLS_FOLDER, ignore_errors=True)
     begin_run(folder, settings, "sweep")
     cells = grid.cells()
     with progress() as live, tempfile.TemporaryDirectory() as temporary:

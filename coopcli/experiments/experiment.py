@@ -21,7 +21,7 @@ from ..clip.prompts import ContextSettings, tokenize
 from ..data.fewshot import FewShot, draw_few_shot, half, label_range, test_items, with_labels
 from ..data.load import DataSet
 from ..errors import CoopError
-from ..files import checkpoint_of
+from ..files import HEAD_FILE, PROMPT_FILE, checkpoint_of
 from ..learned.classifier import learned_logits
 from ..learned.head import Head
 from ..learned.prompt import LearnedPrompt
@@ -100,14 +100,14 @@ class Laboratory:
             variant = cell.variant or Variant()
             prompt = self._learn_prompt(backbone, data, variant, checkpoint_of(folder))
             transfers, parameters = not variant.csc, prompt.context.numel()
-            prompt.save(folder / "prompt.safetensors")
+            prompt.save(folder / PROMPT_FILE)
             checkpoint_of(folder).unlink(missing_ok=True)
             learned: LearnedPrompt | Head = prompt
             tuned = None
         else:
             head = HEADS[cell.method](self._task(backbone, data))
             transfers, parameters = False, int(head.training["parameters"])
-            head.save(folder / "head.safetensors")
+            head.save(folder / HEAD_FILE)
             learned, tuned = head, head.tuned
         result = replace(
             result,

@@ -16,7 +16,18 @@ import torch
 
 from ..data.fewshot import in_words
 from ..errors import CoopError, UsageError
-from ..files import SETTINGS_FILE, checkpoint_of, write_atomically
+from ..files import (
+    CARD_FILE,
+    CELLS_FOLDER,
+    FEW_SHOT_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    PROMPT_FILE,
+    RESULT_FILE,
+    SETTINGS_FILE,
+    checkpoint_of,
+    write_atomically,
+)
 from ..learned.card import kept_card, model_card
 from ..learned.prompt import LearnedPrompt, load_prompt
 from ..learned.scores import Metrics
@@ -36,7 +47,7 @@ def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, f
     path = folder / SETTINGS_FILE
     if overwrite:
         checkpoint_of(folder).unlink(missing_ok=True)
-    elif path.exists() or (folder / "prompt.safetensors").exists():
+    elif path.exists() or (folder / PROMPT_FILE).exists():
         try:
             before = read_settings(path)
         except UsageError:
@@ -88,15 +99,15 @@ def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
         "val": [item.name for item in result.data.val],
     }
     texts = {
-        "metrics.json": json.dumps(metrics, indent=2),
-        "log.jsonl": "\n".join(json.dumps(asdict(epoch)) for epoch in result.log),
-        "fewshot.json": json.dumps(few_shot, indent=2, ensure_ascii=False),
+        METRICS_FILE: json.dumps(metrics, indent=2),
+        LOG_FILE: "\n".join(json.dumps(asdict(epoch)) for epoch in result.log),
+        FEW_SHOT_FILE: json.dumps(few_shot, indent=2, ensure_ascii=False),
     }
     for name, text in texts.items():
         write_atomically(folder / name, f"{text}\n".encode())
     card = kept_card(folder) or model_card(result.prompt, str(folder), metrics, settings)
-    write_atomically(folder / "README.md", card.encode())
-    result.prompt.save(folder / "prompt.safetensors")
+    write_atomically(folder / CARD_FILE, card.encode())
+    result.prompt.save(folder / PROMPT_FILE)
     checkpoint_of(folder).unlink(missing_ok=True)
 
 
@@ -137,18 +148,18 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read a run folder. Raises UsageError for one without a whole run, CoopError for a damaged one."""
-    if folder.parent.name == "cells" and (folder / "result.json").is_file():
+    if folder.parent.name == CELLS_FOLDER and (folder / RESULT_FILE).is_file():
         raise UsageError(f'"{folder}" is one experiment of a sweep: report "{folder.parent.parent}"')
     prompt, settings = load_prompt(folder), read_settings(folder / SETTINGS_FILE)
     try:
-        about = json.loads((folder / "metrics.json").read_text("utf-8"))
-        lines = (folder / "log.jsonl").read_text("utf-8").splitlines()
+        about = json.loads((folder / METRICS_FILE).read_text("utf-8"))
+        lines = (folder / LOG_FILE).read_text("utf-8").splitlines()
         learned, hand_written = (_scores(about.pop(kind)) for kind in ("learned", "hand_written"))
         return Run(folder, prompt, settings, learned, hand_written, tuple(map(_epoch, lines)), check_tables(about))
     except OSError as error:
         raise UsageError(f'"{error.filename}" cannot be read: {error.strerror or error}') from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CoopError(f'metrics.json or log.jsonl in "{folder}" is not what `coop fit` wrote') from error
+        raise CoopError(f'{METRICS_FILE} or {LOG_FILE} in "{folder}" is not what `coop fit` wrote') from error
 
 
 def _scores(found: dict[str, Any] | None) -> Scores | None:

@@ -22,7 +22,7 @@ import torch
 from ..clip.cache import FeatureCache
 from ..data.load import DataSet
 from ..errors import CoopError
-from ..files import write_json
+from ..files import CELLS_FOLDER, RESULT_FILE, write_json
 from .experiment import Laboratory
 from .grid import COOP, HAND_WRITTEN, Cell, Plan, Result, Variant
 
@@ -104,18 +104,18 @@ def _do(laboratory: Laboratory, cell: Cell, folder: Path) -> Result:
     with _collected_warnings() as warnings:
         result = laboratory.run(cell, own)
     result = replace(result, note="; ".join(dict.fromkeys([*filter(None, [result.note]), *warnings])))
-    write_json(own / "result.json", asdict(result))
+    write_json(own / RESULT_FILE, asdict(result))
     return result
 
 
 def _of_cell(folder: Path, cell: Cell) -> Path:
-    return folder / "cells" / cell.folder
+    return folder / CELLS_FOLDER / cell.folder
 
 
 def _kept(folder: Path, cell: Cell) -> Result | None:
     """The result of a cell that is done."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        row = json.loads((_of_cell(folder, cell) / "result.json").read_text("utf-8"))
+        row = json.loads((_of_cell(folder, cell) / RESULT_FILE).read_text("utf-8"))
         if row.pop("cell") == json.loads(json.dumps(asdict(cell))) and row["top1"] is not None:
             return Result(cell, **row)
     return None

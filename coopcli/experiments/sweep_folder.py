@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CoopError
-from ..files import csv_of, write_atomically, write_json
+from ..files import RESULTS_FILE, csv_of, write_atomically, write_json
 from ..machine import pick_device
 from . import plots
 from .grid import Cell, Result, Variant
@@ -30,7 +30,7 @@ class Sweep:
 
 def read_sweep(folder: Path) -> Sweep:
     """Read the results.json of a sweep. Raises CoopError for one that is damaged."""
-    path = folder / "results.json"
+    path = folder / RESULTS_FILE
     try:
         about = check_tables(json.loads(path.read_text("utf-8")))
         lines, results, settings = (about.pop(key) for key in ("summary", "results", "settings"))
@@ -66,7 +66,7 @@ def write_results(folder: Path, title: str, settings: dict[str, Any], results: S
         "results": [{**row, "versions": result.versions} for row, result in zip(rows, results, strict=True)],
     }
     write_atomically(folder / "results.csv", csv_of(rows).encode())
-    write_json(folder / "results.json", content)
+    write_json(folder / RESULTS_FILE, content)
     write_atomically(folder / "results.md", markdown_of(lines).encode())
     if plot and any(line.top1 for line in lines):
         for value in VALUES:

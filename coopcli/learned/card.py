@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CoopError
+from ..files import CARD_FILE, METRICS_FILE, SETTINGS_FILE
 from ..hub import HUB_ID
 from ..settings import read_settings
 from .head import Head
@@ -68,7 +69,7 @@ def card_of(path: Path, learned: LearnedPrompt | Head, source: str, license: str
     """
     text = kept_card(path) if path.is_dir() else None
     if text is None:
-        metrics, settings = path / "metrics.json", path / "settings.toml"
+        metrics, settings = path / METRICS_FILE, path / SETTINGS_FILE
         try:
             known = json.loads(metrics.read_text("utf-8")) if metrics.is_file() else None
             text = model_card(learned, source, known, read_settings(settings) if settings.is_file() else None)
@@ -84,7 +85,7 @@ def _licensed(card: str, license: str) -> str:
     try:
         parsed = ModelCard(card)
     except Exception as error:  # of the YAML library beneath
-        raise CoopError(f"the front matter of README.md is no YAML: {next(iter(str(error).splitlines()), '')}") from error
+        raise CoopError(f"the front matter of {CARD_FILE} is no YAML: {next(iter(str(error).splitlines()), '')}") from error
     parsed.data["license"] = license
     return str(parsed)
 
@@ -92,11 +93,11 @@ def _licensed(card: str, license: str) -> str:
 def kept_card(folder: Path) -> str | None:
     """A run folder's card if its user took it over by removing the mark. Raises CoopError for one that cannot be read."""
     try:
-        text = (folder / "README.md").read_text("utf-8")
+        text = (folder / CARD_FILE).read_text("utf-8")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise CoopError(f'"{folder / "README.md"}" cannot be read: {error}') from error
+        raise CoopError(f'"{folder / CARD_FILE}" cannot be read: {error}') from error
     return None if MARK in text else text
 
 

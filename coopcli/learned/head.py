@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CoopError
+from ..files import TUNED_FOLDER
 from ..names import places
 from .safefile import ORIGIN_CHECKS, Checks, Contents, Layout, is_text, write
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
-MODEL_FOLDER = "model"  # beside the head: the CLIPModel whose image tower was trained with it
 AT_ONCE = 1 << 25  # affinities of images with keys in memory: 128 MiB, and as much again while they are computed
 MAX_KEYS, MAX_SCALE = 2**24, 1e6  # of a cache: its keys, its alpha and beta
 
@@ -89,7 +89,7 @@ class Head:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file in one step, and before it the tuned backbone, where there is one."""
         if self.tuned:
-            _save_model(Path(path).parent / MODEL_FOLDER, self.tuned)
+            _save_model(Path(path).parent / TUNED_FOLDER, self.tuned)
         tensors = {"values": self.values, "bias": self.bias, "keys": self.keys, "weights": self.weights}
         entry = {
             "method": self.method,
@@ -138,7 +138,7 @@ def head_of(contents: Contents) -> Head:
         raise CoopError(f'"{path}" has keys of a class that it does not name')
     model, revision = entry["model"], entry["revision"]
     if entry["own_model"]:
-        folder = path.parent / MODEL_FOLDER
+        folder = path.parent / TUNED_FOLDER
         if not folder.is_dir():  # or the hub would be asked for a model of this name
             raise CoopError(f'"{path}" belongs to a fine-tuned model, and there is no folder "{folder}"')
         model, revision = str(folder), None

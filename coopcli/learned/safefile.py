@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import CoopError, UsageError
-from ..files import HEAD_FILE, PROMPT_FILE, write_atomically
+from ..files import CELLS_FOLDER, HEAD_FILE, PROMPT_FILE, write_atomically
 from ..version import __version__
 
 FORMAT_VERSION = 1
@@ -81,7 +81,7 @@ def read(path: Path) -> Contents:
         if path.is_dir():
             path = next((path / name for name in (PROMPT_FILE, HEAD_FILE) if (path / name).exists()), path / PROMPT_FILE)
         if not path.is_file():
-            hint = "; those of a sweep lie in its folder cells" if (path.parent / "cells").is_dir() else ""
+            hint = f"; those of a sweep lie in its folder {CELLS_FOLDER}" if (path.parent / CELLS_FOLDER).is_dir() else ""
             raise UsageError(f'there is no prompt file "{path}"{hint}')
         with path.open("rb") as file:
             outer = _read_header(file, path)

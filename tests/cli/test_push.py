@@ -9,8 +9,7 @@ from hub_server import ask_only, serving
 from huggingface_hub import ModelCard, constants
 
 from coopcli import Prompt
-from coopcli.files import HEAD_FILE, PROMPT_FILE
-from coopcli.learned.head import MODEL_FOLDER
+from coopcli.files import HEAD_FILE, PROMPT_FILE, TUNED_FOLDER
 
 
 @pytest.fixture
@@ -85,5 +84,5 @@ def test_a_fine_tuned_head_goes_with_its_model(coop, photos, hub, tmp_path, monk
     (cell,) = (tmp_path / "s" / "cells").iterdir()
     for number, path in enumerate((cell, cell / HEAD_FILE)):
         told = json.loads(ran(coop("push", path, f"alice/tuned{number}", "--json")))
-        assert told["files"][:2] == ["README.md", HEAD_FILE] and f"{MODEL_FOLDER}/model.safetensors" in told["files"]
+        assert told["files"][:2] == ["README.md", HEAD_FILE] and f"{TUNED_FOLDER}/model.safetensors" in told["files"]
         assert "top-1" in ran(coop("eval", f"alice/tuned{number}", photos))
