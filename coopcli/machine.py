@@ -1,4 +1,4 @@
-"""The machine: its devices, its memory, the versions of what computes."""
+"""The machine: its devices, its memory, versions of the software that computes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ CGROUP = Path("/sys/fs/cgroup")  # of a container
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that could still be taken on a device."""
+    """Bytes that can still be allocated on a device."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own store
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch for reuse
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     if MEMINFO.exists():
         lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
@@ -30,21 +30,21 @@ def free_memory(device: torch.device) -> int:
         return available if of_container is None else min(available, of_container)
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return 4 << 30  # Windows tells it to no standard library module; most machines have this much
+    return 4 << 30  # Windows: no standard library module knows; most machines have this much
 
 
 def _free_in_container() -> int | None:
-    """What a container's limit leaves, the file cache that it would give back included; None without a limit."""
+    """Bytes that a container's limit leaves, including reclaimable file cache; None without a limit."""
     try:
         limit, used = (int((CGROUP / f"memory.{what}").read_text()) for what in ("max", "current"))
         stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no such files, or "max"
+    except (OSError, ValueError):  # missing files, or "max"
         return None
     return max(0, limit - used + int(stat.get("inactive_file", 0)))
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that this process has held at most so far: of a GPU's memory where it computes there, else of the machine's."""
+    """Peak memory of this process in bytes: the GPU's where it computes there, else the machine's."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
@@ -56,9 +56,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 def pick_device(device: Device) -> torch.device:
-    """`auto` takes the GPU where there is one. Raises UsageError for `cuda` without one, and for any other device."""
+    """Choose the device; `auto` is the GPU where there is one. Raises UsageError for `cuda` without one, or an unknown name."""
     if device not in get_args(Device):
-        raise UsageError(f'"{device}" is no device: {", ".join(get_args(Device))}')
+        raise UsageError(f'unknown device "{device}"; choose auto, cpu or cuda')
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this PyTorch sees no CUDA device; use --device cpu or auto")
     if device == "auto":
@@ -67,5 +67,5 @@ def pick_device(device: Device) -> torch.device:
 
 
 def versions() -> dict[str, str]:
-    """Of coop and of what its numbers depend on."""
+    """Versions of coop and of the software that its numbers depend on."""
     return {"coop": __version__, "torch": torch.__version__, "python": platform.python_version()}

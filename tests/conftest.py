@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -72,6 +74,23 @@ def tiny_encoder(tiny_model):
 @pytest.fixture(scope="session")
 def mini():
     return load_backbone("mini", device="cpu")
+
+
+@pytest.fixture
+def copy_of_mini(tmp_path):
+    return shutil.copytree(MINI_FOLDER, tmp_path / "copy")
+
+
+def folder_of(model, folder, tokenizer, processor=None, **changes):
+    """A model's folder as others publish theirs: their preprocessor, `changes` of the text tower's configuration."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= changes
+    config |= {"text_config_dict": None, "vision_config_dict": None}  # as LAION's and OpenAI's have them
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor or {"size": 32, "crop_size": 32}))
+    return str(folder)
 
 
 def write_picture(path, colour=(200, 30, 30), size=(40, 40), seed=0):

@@ -1,4 +1,4 @@
-"""A frozen CLIP with its tokenizer and its image preprocessing: a stock CLIPModel, or one of open_clip's."""
+"""A frozen CLIP with its tokenizer and image preprocessing: a stock CLIPModel, or a model of open_clip."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 
-# Pictures that the image tower sees at once, never more and never fewer: a kernel may round the same picture differently in
+# Images that the image tower sees at once, never more and never fewer: kernels may round the same image differently in
 # batches of different sizes, and a feature must not depend on what it was encoded with, or the cache would change results.
-# In batches of one size it does not, whatever the other places hold. Small batches are also the faster ones on a CPU.
+# In batches of one size it does not, whatever else is in the batch. On a CPU small batches are also faster.
 IMAGE_BATCH = {"cpu": 8, "cuda": 256}
 
 
@@ -34,8 +34,9 @@ IMAGE_BATCH = {"cpu": 8, "cuda": 256}
 class Backbone:
     """A CLIP ready for use; nothing in it learns.
 
-    `fingerprint` names weights, tokenizer and preprocessing by content: equal for equal models, wherever they lie.
-    `logit_scale` is the factor on cosine similarities, exp of the model's parameter before any rounding: 100 for OpenAI's.
+    `fingerprint` identifies weights, tokenizer and preprocessing by content: equal models have equal fingerprints,
+    wherever they are stored. `logit_scale` is the factor on cosine similarities, exp of the model's parameter before any
+    rounding: 100 for OpenAI's models.
     """
 
     name: str
@@ -50,13 +51,13 @@ class Backbone:
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
-        """The text tower, put together when it is first needed: images are classified without it by class features kept."""
-        with torch.inference_mode(False):  # or what is made here while images are classified could not be trained through
+        """The text tower, built on first use: cached class features classify images without it."""
+        with torch.inference_mode(False):  # tensors made in inference mode could not be trained through
             return TextEncoder(self.model)
 
     @property
     def model_key(self) -> str:
-        """What a feature depends on besides its input; one device's or dtype's features are not another's to the bit."""
+        """What a feature depends on besides its input: devices and dtypes round differently, so they are part of it."""
         return f"{self.fingerprint}/{self.dtype}/{self.device.type}"
 
     @property
@@ -71,22 +72,22 @@ class Backbone:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the square picture that the image tower sees."""
+        """Side in pixels of the square image that the image tower sees."""
         process = self.image_processor
         return int((process.crop_size if process.do_center_crop else process.size)["height"])
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Image features of one or more resized images: uint8 [n, 3, s, s] -> L2-normalised float32 [n, p] on the CPU.
+        """Encode preprocessed images: uint8 [n, 3, s, s] -> L2-normalised float32 [n, p] on the CPU.
 
-        Each depends on its own picture alone, to the bit: batches are all of one size, the last filled up with zeros.
+        Each feature depends on its own image alone, to the bit: all batches have one size, the last is padded with zeros.
         """
         size = IMAGE_BATCH[self.device.type]
         filled = torch.cat([pixels, pixels.new_zeros(-len(pixels) % size, *pixels.shape[1:])])
         return torch.cat([self.image_tower(part).cpu() for part in filled.split(size)])[: len(pixels)]
 
     def image_tower(self, pixels: Tensor) -> Tensor:
-        """The same of one batch on the model's device, with gradients where its weights ask for them."""
+        """Encode one batch on the model's device, with gradients where the weights require them."""
         process = self.image_processor
         inputs = pixels.to(self.device).float()
         if process.do_rescale:
@@ -110,13 +111,13 @@ def load_backbone(
     """Load a CLIPModel from the hub, from a local folder, or the embedded one (`mini`); or `open_clip:ARCH/WEIGHTS`.
 
     Weights are read from safetensors only, unless `allow_pickle`; code that comes with a model is never run.
-    Raises CoopError when the model cannot be had or is of another kind.
+    Raises CoopError when the model cannot be loaded or is of another kind.
     """
     if dtype not in get_args(Dtype):
-        raise UsageError(f'"{dtype}" is no dtype: {", ".join(get_args(Dtype))}')
+        raise UsageError(f'unknown dtype "{dtype}"; choose {" or ".join(get_args(Dtype))}')
     target = pick_device(device)
     if target.type == "cuda":
-        # To be said before the first product: with it sums are in a fixed order, and float32 means float32.
+        # Must be set before the first matrix product. It fixes the order of sums; and float32 then means float32.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.allow_tf32 = False
     if not name.startswith(OPEN_CLIP):
@@ -126,7 +127,7 @@ def load_backbone(
         model, tokenizer, processor = load_open_clip(name, allow_pickle)
         commit = None
     else:
-        raise UsageError(f'--revision {revision}: the weights of "{name}" have no revisions')
+        raise UsageError(f'--revision {revision}: the weights of "{name}" have no revisions; leave --revision out')
     model = model.eval().requires_grad_(False)
     fingerprint = fingerprint_of(model, tokenizer, processor)
     logit_scale = float(model.logit_scale.exp())
@@ -135,7 +136,7 @@ def load_backbone(
 
 
 def _move(model: torch.nn.Module, device: torch.device, dtype: Dtype) -> None:
-    """Put the model there and into that dtype; a ResNet's batch norms stay float32: rounded, they double the error."""
+    """Move the model to a device and dtype; a ResNet's batch norms stay float32: rounded, they would double the error."""
     for module in model.modules():
         if not isinstance(module, torch.nn.BatchNorm2d):
             for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
@@ -145,21 +146,21 @@ def _move(model: torch.nn.Module, device: torch.device, dtype: Dtype) -> None:
 
 
 def fingerprint_of(model: CLIPModel | OpenClipModel, tokenizer: CLIPTokenizer, processor: CLIPImageProcessorPil) -> str:
-    """SHA-256 (32 hex digits of it) over float32 weights, activation functions, vocabulary and preprocessing settings."""
+    """First 32 hex digits of a SHA-256 over float32 weights, activation functions, vocabulary and preprocessing settings."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(weight.detach().float().contiguous().cpu().numpy().data)
-    for tower in (model.text_model, getattr(model, "vision_model", None)):  # open_clip's have one activation
+    for tower in (model.text_model, getattr(model, "vision_model", None)):  # open_clip's models have one activation
         digest.update(tower.config.hidden_act.encode() if tower else b"")
     digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
     settings = processor.to_dict()
-    kept = {key: settings.get(key) for key in PREPROCESSING_KEYS}
+    kept = {key: settings.get(key) for key in FINGERPRINTED}
     digest.update(json.dumps(kept, sort_keys=True, default=lambda value: dict(value)).encode())
     return digest.hexdigest()[:32]
 
 
-PREPROCESSING_KEYS = (
+FINGERPRINTED = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
     "image_mean", "image_std",
 )  # fmt: skip
@@ -168,8 +169,8 @@ PREPROCESSING_KEYS = (
 class CLIP(Backbone):
     """A frozen CLIP by its name: a hub id, a local folder, `open_clip:ARCH/WEIGHTS`, or `mini`, the small embedded one.
 
-    `device` is auto, cpu or cuda, `dtype` of the towers float32 or bfloat16. Raises CoopError when it cannot be had, as
-    `load_backbone` does.
+    `device` is auto, cpu or cuda; `dtype`, that of the towers, float32 or bfloat16. Raises CoopError when the model cannot
+    be loaded, as `load_backbone` does.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The on-disk cache of features: one SQLite file, from a 16-byte content key to float32 numbers."""
+"""On-disk cache of features: one SQLite file that maps 16-byte content keys to float32 numbers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ..errors import CoopError
 
 LOOKUP = 500  # keys per query; SQLite allows 999 at least
 CHECK = 8  # bytes of checksum before each value
-HOUR = 3600  # how exactly a use is noted, so that reading seldom writes
-TRIM_TO = 0.9  # of the bound, so that not every put has to trim
-WAIT = 60  # seconds for another process to finish its writing
-VERSION = 2  # of TABLES; a file of another version is replaced
+HOUR = 3600  # resolution of the time of last use, so that reading seldom writes
+TRIM_TO = 0.9  # share of the bound, so that not every put has to trim
+WAIT = 60  # seconds to wait for another process to finish writing
+VERSION = 2  # version of TABLES; a file of another version is replaced
 # Pages of 8 kB hold three vectors of 2 kB; those of the default 4 kB would hold one.
 TABLES = f"""
 PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;
@@ -39,17 +39,17 @@ logger = logging.getLogger(__name__)
 
 
 def default_cache_folder() -> Path:
-    """`COOP_CACHE`, else the platform's cache folder."""
+    """Folder of the cache: `COOP_CACHE`, else the platform's cache folder."""
     return Path(os.environ.get("COOP_CACHE") or user_cache_dir("coop"))
 
 
 class FeatureCache:
-    """Features by content key: a vector for an image, all class features for hand-written prompts.
+    """Features by content key: one vector for an image, all class features for a list of prompts.
 
-    Without a folder it lives in memory and ends with the process. Several processes may use one folder at a time.
+    Without a folder it is in memory and ends with the process. Several processes may share one folder.
 
-    A damaged file is replaced by an empty one, once; where none can be written, `path` becomes None and features are
-    kept in memory. Neither fails a command: `problem` says what happened last, and once open a warning is logged.
+    A damaged file is replaced by an empty one, once; where the file cannot be written, `path` becomes None and features
+    are kept in memory. Neither fails a command: `problem` holds the last one, and once open a warning is logged.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -58,36 +58,36 @@ class FeatureCache:
         self.database: sqlite3.Connection
         self._logged = self._open = False
         self._inode = 0  # of the file
-        self._damaged: int | None = None  # the inode of the file that was found damaged
+        self._damaged: int | None = None  # the inode of the file that turned out damaged
         self._run(lambda: None)
         self._logged = True
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
-        """What is there and undamaged, float32 and flat, by key."""
+        """Get the undamaged features among these keys, flat float32, by key."""
         wanted = list(dict.fromkeys(keys))
         return self._run(lambda: self._get(wanted))
 
     def _get(self, wanted: list[bytes]) -> dict[bytes, np.ndarray]:
-        found: dict[bytes, np.ndarray] = {}
+        known: dict[bytes, np.ndarray] = {}
         now, old = int(time.time()), []
-        # Damage may have made any type of what is kept, hence the casts and SQL's comparison.
+        # After damage a value may have any type, hence the casts and SQL's comparison.
         query = f"SELECT CAST(key AS BLOB), CAST(value AS BLOB), used < {now - HOUR} FROM features WHERE key IN "
         for start in range(0, len(wanted), LOOKUP):
             part = wanted[start : start + LOOKUP]
             for key, value, is_old in self.database.execute(f"{query} ({','.join('?' * len(part))})", part):
                 if not key or not value or value[:CHECK] != _checksum(key, value[CHECK:]):
-                    self._tell(f'the feature cache "{self.path}" holds damaged features; they are computed again')
+                    self._warn(f'the feature cache "{self.path}" has damaged features; they are computed again')
                     continue
-                found[key] = np.frombuffer(value, np.float32, offset=CHECK)
+                known[key] = np.frombuffer(value, np.float32, offset=CHECK)
                 if is_old:
                     old.append((now, key))
         if old:
             with suppress(sqlite3.OperationalError), self.database:  # a full disk must not stop reading
                 self.database.executemany("UPDATE features SET used = ? WHERE key = ?", old)
-        return found
+        return known
 
     def put(self, features: Mapping[bytes, np.ndarray]) -> None:
-        """Keep vectors, all of them or, on a fault, none. Over the bound, the least recently used ones go."""
+        """Store vectors, all of them or, on an error, none. Beyond the bound the least recently used ones are removed."""
         now = int(time.time())
         values = {key: np.ascontiguousarray(value, np.float32).tobytes() for key, value in features.items()}
         rows = [(key, _checksum(key, value) + value, now) for key, value in values.items()]
@@ -100,15 +100,15 @@ class FeatureCache:
         self._run(put)
 
     def size(self) -> tuple[int, int]:
-        """How many vectors there are, and the bytes that the cache takes on disk or in memory."""
+        """Number of vectors, and bytes that the cache takes on disk or in memory."""
         return self._run(lambda: (self._number("SELECT COUNT(*) FROM features"), self._bytes()))
 
     def max_bytes(self) -> int | None:
-        """The bound on the bytes that the cache takes, None if there is none."""
+        """The bound on the cache's bytes; None without one."""
         return self._run(lambda: self._number(BOUND)) or None
 
     def limit(self, max_bytes: int | None) -> None:
-        """Bound the bytes that the cache takes, now and for later; None: no bound. Raises CoopError on a fault."""
+        """Bound the cache's bytes, from now on; None: no bound. Raises CoopError when that fails."""
 
         def limit() -> None:
             with self.database:
@@ -119,7 +119,7 @@ class FeatureCache:
         self._run(limit, must=True)
 
     def clear(self) -> int:
-        """Remove every vector and give the space back; returns how many there were. Raises CoopError on a fault."""
+        """Remove every vector and free the space; returns how many there were. Raises CoopError when that fails."""
 
         def clear() -> int:
             with self.database:
@@ -137,11 +137,11 @@ class FeatureCache:
         some = "SELECT rowid FROM features ORDER BY used, rowid LIMIT 1 + (SELECT COUNT(*) FROM features) / 100"
         pages = TRIM_TO * bound / self._number("PRAGMA page_size")
         with self.database:
-            self.database.execute("BEGIN IMMEDIATE")  # so that no other process trims at the same time
+            self.database.execute("BEGIN IMMEDIATE")  # no other process trims at the same time
             while self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count") > pages:
                 if not self.database.execute(f"DELETE FROM features WHERE rowid IN ({some})").rowcount:
                     break
-        for _ in range(0, self._number("PRAGMA freelist_count"), 1000):  # in parts, for the journal grows by each
+        for _ in range(0, self._number("PRAGMA freelist_count"), 1000):  # in parts, because the journal grows with each
             self.database.executescript("PRAGMA incremental_vacuum(1000)")  # execute() would stop at the first page
         self._number("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -149,7 +149,7 @@ class FeatureCache:
         return int(self.database.execute(query).fetchone()[0] or 0)
 
     def _files(self) -> list[Path]:
-        # The database last: without it, what is left of the others would be taken for the next one's.
+        # The database last: otherwise what is left of the others would be read as belonging to the next one.
         return [Path(f"{self.path}{end}") for end in ("-wal", "-shm", "-journal", "")] if self.path else []
 
     def _bytes(self) -> int:
@@ -157,12 +157,12 @@ class FeatureCache:
             return self._number("PRAGMA page_count") * self._number("PRAGMA page_size")
         total = 0
         for file in self._files():
-            with suppress(FileNotFoundError):  # of these only the database is always there
+            with suppress(FileNotFoundError):  # only the database always exists
                 total += file.stat().st_size
         return total
 
     def _run(self, action: Callable[[], T], must: bool = False) -> T:
-        """Do it; after a fault again, on a new file or in memory. Raises CoopError where it `must` not be in memory."""
+        """Run an action; after an error again, on a new file or in memory. Raises CoopError where it `must` be on disk."""
         while True:
             try:
                 if not self._open:
@@ -174,15 +174,15 @@ class FeatureCache:
                     raise
                 if _is_damage(error) and self._damaged is None:
                     self._damaged = self._inode
-                    self._tell(f"{name} is damaged; it starts anew, without any --max-size set before")
+                    self._warn(f"{name} is damaged; a new one is started, without any --max-size set before")
                 elif must:
                     raise CoopError(f"{name} cannot be changed: {error}") from error
                 else:
                     self.path = None
-                    self._tell(f"{name} cannot be used ({error}); going on without it")
+                    self._warn(f"{name} cannot be used ({error}); continuing without it")
                 self._open = False
 
-    def _tell(self, problem: str) -> None:
+    def _warn(self, problem: str) -> None:
         if self._logged and problem != self.problem:
             logger.warning("%s", problem)
         self.problem = problem
@@ -193,10 +193,10 @@ class FeatureCache:
             self.database.executescript(TABLES)
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # One process at a time: a file must not go while another process opens it and then the journal beside it.
+            # One process at a time: a file must not be removed while another process opens it and then its journal.
             with closing(sqlite3.connect(self.path.with_suffix(".lock"), timeout=WAIT)) as lock:
                 lock.execute("BEGIN EXCLUSIVE")
-                # Another process may have replaced a damaged file already; still open here, its inode is not used again.
+                # Another process may have replaced a damaged file already; while it is open here, its inode is not reused.
                 self._attach(replace=self.path.exists() and self.path.stat().st_ino == self._damaged)
                 if self._number("PRAGMA user_version") != VERSION:
                     self._attach(replace=True)
@@ -220,7 +220,7 @@ def _checksum(key: bytes, value: bytes) -> bytes:
 
 
 def _is_damage(error: Exception) -> bool:
-    # SQLITE_ERROR: a wrong statement, and these are right, so the tables are not. UnicodeDecodeError: in SQLite's message.
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # without what extends it
+    # SQLITE_ERROR: a wrong statement; ours are right, so the tables are wrong. UnicodeDecodeError: in SQLite's message.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the primary code
     codes = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     return code in codes or isinstance(error, UnicodeDecodeError)

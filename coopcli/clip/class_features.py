@@ -1,4 +1,4 @@
-"""Class names and prompts -> class features: the one path for hand-written and for learned prompts, cached."""
+"""Compute class features from class names and prompts: one cached path for hand-written and learned prompts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .backbone import Backbone
 from .cache import FeatureCache
+from .image_features import OnProgress
 from .prompts import ContextSettings, context_prompts, hand_written_prompts
 
 
@@ -21,12 +22,12 @@ def hand_written_features(
     templates: Sequence[str],
     class_names: Sequence[str],
     cache: FeatureCache | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Tensor:
-    """Class features [K, p] of hand-written prompts.
+    """Compute class features [K, p] of hand-written prompts.
 
     With several templates (ensembling): the mean of their normalised text features, normalised again
-    (CLIP, Section 3.1.4). What the cache knows is not encoded again. `on_progress` is told (templates done, in all).
+    (CLIP, Section 3.1.4). Cached features are not computed again. `on_progress` gets (templates done, all templates).
     """
 
     def encode() -> Tensor:
@@ -48,9 +49,9 @@ def context_features(
     class_names: Sequence[str],
     cache: FeatureCache | None = None,
 ) -> Tensor:
-    """Class features [K, p] of a learned context, float32 [M, d], or [K, M, d] with a row for each class.
+    """Compute class features [K, p] of a learned context, float32 [M, d], or [K, M, d] with one per class.
 
-    What the cache knows is not encoded again.
+    Cached features are not computed again.
     """
 
     def encode() -> Tensor:
@@ -64,7 +65,7 @@ def context_features(
 
 
 def _kept(cache: FeatureCache | None, about: Sequence[object], n_classes: int, encode: Callable[[], Tensor]) -> Tensor:
-    """The class features [K, p] that the cache keeps under what they are `about`, or else those of `encode`, kept now."""
+    """Get class features [K, p] from the cache, keyed by what they are `about`; or compute and keep them."""
     key = hashlib.blake2b(json.dumps(about).encode(), digest_size=16).digest()
     if cache and (known := cache.get([key]).get(key)) is not None:
         return torch.from_numpy(known.copy()).view(n_classes, -1)

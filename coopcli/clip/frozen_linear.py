@@ -1,4 +1,4 @@
-"""A linear layer whose weights never learn, as fast as the machine has it."""
+"""A linear layer with frozen weights, in the fastest form that the machine offers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class FrozenLinear:
-    """y = x W^T + b for x [n, in], W [out, in], b [out]; differentiable in x alone, computed and given in W's dtype.
+    """y = x W^T + b for x [n, in], W [out, in], b [out]; differentiable in x alone, computed and returned in W's dtype.
 
-    On a CPU the weight is kept in the order in which oneDNN's kernels read it, once for the way there and, from the first
-    gradient on, once for the way back; a plain linear layer puts it into that order at every call.
+    On a CPU the weight is kept in the order that oneDNN's kernels read, once for forward and, from the first gradient on,
+    once for backward; a plain linear layer reorders it at every call.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -45,7 +45,7 @@ class _PackedProduct(torch.autograd.Function):
 
 
 def _packed(weight: Tensor) -> Tensor:
-    """The weight in oneDNN's order, or as it is where oneDNN has no kernels for it."""
+    """Reorder the weight for oneDNN; return it unchanged where oneDNN has no kernels for it."""
     known = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
     if not known or (weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return weight

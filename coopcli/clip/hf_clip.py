@@ -29,7 +29,7 @@ MINI_FOLDER = Path(__file__).parents[1] / "mini"
 
 
 def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:
-    """A stock CLIPModel in float32 on the CPU, with what goes before its towers."""
+    """Load a stock CLIPModel in float32 on the CPU, with its tokenizer and image processor."""
     source = str(MINI_FOLDER) if name == MINI else name
     if not Path(source).exists():
         prepare_hub()
@@ -41,7 +41,7 @@ def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[C
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        # Said outright: by default transformers would ask the user whether to run a model's own code.
+        # Explicit: by default transformers asks the user whether to run a model's own code.
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         if not isinstance(config, CLIPConfig):
             raise CoopError(f'model "{name}" is a {config.model_type} model; coop needs a CLIPModel (model_type "clip")')
@@ -50,15 +50,15 @@ def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[C
         model = CLIPModel.from_pretrained(
             source,
             config=config,
-            # Said outright: only for "main" does transformers look for the hub's own conversion of an older model.
+            # Explicit: only for "main" does transformers look for the hub's own conversion of an older model.
             revision=revision or "main",
             dtype=torch.float32,
             use_safetensors=None if allow_pickle else True,
         )
         tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
-        # The Pillow backend by name: another backend's resampling differs from the reference's.
+        # The Pillow backend by name: the resampling of other backends differs from the reference's.
         processor = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
-        _check_pictures(name, processor, config.vision_config.image_size)
+        _check_image_size(name, processor, config.vision_config.image_size)
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError, KeyError, TypeError, AttributeError) as error:
         if not allow_pickle and _has_only_pickled_weights(source, revision):
             raise CoopError(_only_pickled(name)) from error
@@ -66,25 +66,25 @@ def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[C
     return model, tokenizer, processor
 
 
-def _check_pictures(name: str, process: CLIPImageProcessorPil, side: int) -> None:
-    """Raises CoopError unless what comes before the image tower makes the squares that the tower takes."""
+def _check_image_size(name: str, process: CLIPImageProcessorPil, side: int) -> None:
+    """Raise CoopError unless preprocessing makes the square images that the image tower takes."""
     made = centre(process, Image.new("RGB", (side + 10, side))).shape[1:]
     if made != (side, side):
         raise CoopError(
-            f'model "{name}" takes pictures of {side} x {side} pixels and its preprocessor makes {made[0]} x {made[1]}; '
-            "mend size and crop_size in its preprocessor_config.json"
+            f'model "{name}" takes images of {side} x {side} pixels and its preprocessor makes {made[0]} x {made[1]}; '
+            "correct size and crop_size in its preprocessor_config.json"
         )
 
 
 def _only_pickled(name: str) -> str:
     return (
-        f'model "{name}" has its weights as a pickle only (pytorch_model.bin), which could run code as it is read; '
+        f'model "{name}" has its weights only as a pickle (pytorch_model.bin), which could run code when loaded; '
         "use --allow-pickle-weights if you trust where it comes from"
     )
 
 
 def _index_names_pickles(source: str, revision: str | None) -> bool:
-    """Whether a safetensors index sends the reader to other files: transformers goes by the ending of each."""
+    """Whether a safetensors index lists files of another kind: transformers loads each by its ending."""
     from transformers.utils import cached_file
 
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
@@ -107,7 +107,7 @@ def _has_only_pickled_weights(source: str, revision: str | None) -> bool:
 
     try:
         pickled = has(PICKLED, f"{PICKLED}.index.json")
-    except Exception:  # of the network; this only words an error
+    except Exception:  # the network's; this only words an error
         return False
     try:
         return pickled and not has(SAFETENSORS, f"{SAFETENSORS}.index.json")
@@ -118,10 +118,10 @@ def _has_only_pickled_weights(source: str, revision: str | None) -> bool:
 def _why_not_loaded(name: str, error: Exception) -> str:
     if Path(name).exists():
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return f'model folder "{name}" holds no complete CLIPModel (config, weights, tokenizer, preprocessor): {reason}'
+        return f'model folder "{name}" is not a complete CLIPModel (config, weights, tokenizer, preprocessor): {reason}'
     if resnet := re.search(r"(?<![a-z])RN\d+(x\d+)?|resnet", name, re.IGNORECASE):
         arch = "RN50" if resnet[0].lower() == "resnet" else resnet[0].upper().replace("X", "x")
-        return f'model "{name}": a CLIPModel has no ResNet; use --model {OPEN_CLIP}{arch}/openai ({INSTALL})'
+        return f'model "{name}": a CLIPModel cannot be a ResNet; use --model {OPEN_CLIP}{arch}/openai ({INSTALL})'
     return (
         f'model "{name}" is not on this machine and could not be fetched from the Hugging Face hub; '
         "use --model mini (the small embedded model) or --model FOLDER (a local copy of a CLIPModel)"

@@ -1,6 +1,6 @@
-"""Images -> image features, each image and each augmented view encoded once and kept in the cache.
+"""Compute image features, encoding each image and each augmented view once and keeping it in the cache.
 
-Reading, decoding and cropping run ahead in worker processes; the image tower sees full batches of what they deliver.
+Reading, decoding and cropping run ahead in worker processes, which deliver full batches to the image tower.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from .backbone import IMAGE_BATCH, Backbone
 from .cache import FeatureCache
 from .pixels import Views, prepare
 
-BATCH = {"cpu": 32, "cuda": 256}  # pictures that are handed to the image tower at once: whole batches of it
-AT_ONCE = 64  # images that are read and looked up at once; the bytes of twice as many are in memory
+BATCH = {"cpu": 32, "cuda": 256}  # images to encode at once: a multiple of IMAGE_BATCH
+AT_ONCE = 64  # images to read and look up at once; the bytes of twice as many are in memory
 READ_AHEAD = 128  # images whose bytes or pixels are in memory, beyond a batch
-FINISHED = 4096  # features that may wait for those of an image before them
-WORTH_PROCESSES = 64  # with fewer images than this, threads are done before processes have started
+FINISHED = 4096  # features that may wait for an earlier image
+WORTH_PROCESSES = 64  # with fewer images, threads finish before processes would have started
 
-Outcome = tuple[ImageItem, Tensor | CoopError]  # an image with its features, or with why there are none
-Progress = Callable[[int, int], None]  # (images done, images in all)
+Outcome = tuple[ImageItem, Tensor | CoopError]  # an image with its features, or with the reason why it has none
+OnProgress = Callable[[int, int], None]  # (images done, images in all)
 
 logger = logging.getLogger(__name__)
 
 
 def image_features(
-    backbone: Backbone, items: Sequence[ImageItem], cache: FeatureCache, on_progress: Progress | None = None
+    backbone: Backbone, items: Sequence[ImageItem], cache: FeatureCache, on_progress: OnProgress | None = None
 ) -> Tensor:
-    """Features of the preprocessed images, L2-normalised float32 [n, p], in the order of `items`.
+    """Compute features of the preprocessed images: L2-normalised float32 [n, p], in the order of `items`.
 
     Raises CoopError, naming the file, for the first image that cannot be read.
     """
@@ -57,12 +57,12 @@ def readable_features(
     items: Sequence[ImageItem],
     cache: FeatureCache,
     on_error: OnError = "skip",
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[tuple[ImageItem, ...], Tensor]:
-    """The images that can be read and their features [n, p], as `image_features` gives them.
+    """Compute features [n, p] as `image_features` does, of the images that can be read; returns those images as well.
 
-    Those left out are counted in a warning. Raises CoopError when no image is left, or, on_error being "fail", for the
-    first that cannot be read.
+    A warning counts the others. Raises CoopError when no image is left or, with on_error "fail", for the first that
+    cannot be read.
     """
     kept: list[ImageItem] = []
     skipped: list[CoopError] = []
@@ -81,7 +81,7 @@ def readable_features(
     if skipped and not kept:
         raise CoopError(f"none of {len(items)} images can be read; the first: {skipped[0]}")
     if skipped:
-        logger.warning("%d of %d images are skipped; the first: %s", len(skipped), len(items), skipped[0])
+        logger.warning("skipped %d of %d images that cannot be read; the first: %s", len(skipped), len(items), skipped[0])
     return tuple(kept), result[: len(kept)]
 
 
@@ -90,11 +90,11 @@ def view_features(
     items: Sequence[ImageItem],
     views: Sequence[int],
     cache: FeatureCache,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Tensor:
-    """Features of the augmented views of these numbers, L2-normalised float32 [n, views, p].
+    """Compute features of the augmented views with these numbers: L2-normalised float32 [n, views, p].
 
-    A view is a random resized crop with a random flip, fixed by the image's content and the view's number.
+    A view is a random resized crop with a random flip, determined by the image's content and the view's number.
     Raises CoopError, naming the file, for the first image that cannot be read.
     """
     result = torch.empty(len(items), len(views), backbone.feature_width)
@@ -109,10 +109,10 @@ def view_features(
 
 
 def stream_features(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache) -> Generator[Outcome]:
-    """Each image with its features, L2-normalised float32 [p], or with why it cannot be read; in the order of `items`.
+    """Yield each image with its features, L2-normalised float32 [p], or with the error that it cannot be read, in order.
 
-    Images are taken from `items` a little ahead, however many there are; memory does not grow with their number.
-    To be closed (`contextlib.closing`) when not read to its end: it holds worker processes.
+    Reads `items` only a little ahead: memory does not grow with their number. Close it (`contextlib.closing`) when it is
+    not read to its end: it holds worker processes.
     """
     with closing(_stream(backbone, items, cache, [None])) as stream:
         for item, features in stream:
@@ -121,7 +121,7 @@ def stream_features(backbone: Backbone, items: Iterable[ImageItem], cache: Featu
 
 @dataclass
 class _Image:
-    """An image on its way: either its outcome is known, or its views' cache keys are, and their pixels are to come."""
+    """An image in the queue: its outcome is known, or else the cache keys and the future pixels of its views are."""
 
     item: ImageItem
     outcome: Tensor | CoopError | None = None  # features of the views [views, p]
@@ -134,7 +134,7 @@ def _stream(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache,
     first = list(islice(items, WORTH_PROCESSES))
     batch = max(1, BATCH[backbone.device.type] // len(views))
     queue: deque[_Image] = deque()  # in order; the first has no outcome yet
-    unknown: deque[_Image] = deque()  # those of the queue without outcome
+    unknown: deque[_Image] = deque()  # the images in the queue without outcome
     with _workers(len(first)) as workers, ThreadPoolExecutor(_cores()) as readers:
         images = _look_up(backbone, chain(first, items), views, cache, workers, readers)
         while (image := next(images, None)) or unknown:
@@ -156,7 +156,7 @@ def _look_up(
     workers: Executor,
     readers: Executor,
 ) -> Iterator[_Image]:
-    """Each image with what the cache knows of it, or else with its pixels, which a worker begins to prepare."""
+    """Yield each image with its cached features, or else with its pixels, which a worker begins to prepare."""
     model_key = backbone.model_key.encode()
     process, size = backbone.image_processor, backbone.image_size
     before: list[Future[np.ndarray]] = []
@@ -174,7 +174,7 @@ def _look_up(
             else:
                 pixels = workers.submit(prepare, process, size, content, item.name, digest, views)
                 images.append(_Image(item, None, of_image, pixels))
-        del contents  # not to be kept while these wait
+        del contents  # free them while the images wait
         wait(before)
         before = [image.pixels for image in images if image.outcome is None]
         yield from images
@@ -197,7 +197,7 @@ def _key(model_key: bytes, digest: bytes, view: int | None) -> bytes:
 
 
 def _encode(backbone: Backbone, images: Sequence[_Image], cache: FeatureCache) -> None:
-    """Give these images their outcome, and the cache their features."""
+    """Set the outcome of these images, and put their features into the cache."""
     whole, pixels = [], []
     for image in images:
         try:
@@ -212,7 +212,7 @@ def _encode(backbone: Backbone, images: Sequence[_Image], cache: FeatureCache) -
     except torch.OutOfMemoryError as error:
         most = IMAGE_BATCH[backbone.device.type]
         raise CoopError(
-            f"the GPU's memory does not hold {most} images at a time; use --dtype bfloat16 or --device cpu"
+            f"the GPU's memory cannot hold {most} images at a time; use --dtype bfloat16 or --device cpu"
         ) from error
     features = features.view(len(whole), -1, backbone.feature_width)
     keys = [key for image in whole for key in image.keys]
@@ -227,7 +227,7 @@ def _cores() -> int:
 
 @contextmanager
 def _workers(n_images: int) -> Iterator[Executor]:
-    """Processes to decode in, where they start at once (by fork); else threads: Pillow frees the lock for most of its work."""
+    """Start processes to decode in, where that is quick (fork on Linux); else threads: Pillow mostly releases the GIL."""
     if n_images < WORTH_PROCESSES or sys.platform != "linux":
         executor: Executor = ThreadPoolExecutor(_cores())
     else:
@@ -235,10 +235,10 @@ def _workers(n_images: int) -> Iterator[Executor]:
     try:
         yield executor
     except BrokenProcessPool as error:
-        raise CoopError("a process that decodes images was ended from outside; was the memory full?") from error
+        raise CoopError("a worker process that decodes images was killed; the memory may be full") from error
     finally:
         executor.shutdown(cancel_futures=True)
 
 
 def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which ends this one

@@ -1,4 +1,4 @@
-"""Models by open_clip, the paper's ResNets among them: the image tower as it is, the text tower in its stock form."""
+"""Load models with open_clip, such as the paper's ResNets: its image tower, and its text tower converted to the stock one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 FORM = f"{OPEN_CLIP}ARCH/WEIGHTS"
 INSTALL = "pip install 'coopcli[open_clip]'"
-N_MERGES = 49_152 - 256 - 2  # of OpenAI's byte-pair table; its file holds more
-PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}  # CLIP's own text tower, sizes aside
+N_MERGES = 49_152 - 256 - 2  # merges that OpenAI's tokenizer uses; the file holds more
+PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}  # CLIP's own kind of text tower
 
 # open_clip's names in a block of the text tower, and the stock ones.
 BLOCK_NAMES = {
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class OpenClipModel(torch.nn.Module):
-    """open_clip's towers behind the names of a CLIPModel's parts that coop goes by."""
+    """open_clip's towers behind the attributes of a CLIPModel that coop uses."""
 
     def __init__(self, visual: torch.nn.Module, text: CLIPTextModelWithProjection, logit_scale: Tensor) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class OpenClipModel(torch.nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the towers compute in."""
+        """The dtype that the towers compute in."""
         return self.text_projection.weight.dtype
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
@@ -61,7 +61,7 @@ class OpenClipModel(torch.nn.Module):
 def load_open_clip(name: str, allow_pickle: bool = False) -> tuple[OpenClipModel, CLIPTokenizer, CLIPImageProcessorPil]:
     """Load `open_clip:ARCH/WEIGHTS` in float32 on the CPU. WEIGHTS is one of open_clip's tags, such as `openai`, or a file.
 
-    Weights are read from safetensors only, unless `allow_pickle`. Raises UsageError for a name that is none of open_clip's,
+    Weights are read from safetensors only, unless `allow_pickle`. Raises UsageError for a name that open_clip does not know,
     CoopError when the extra or the weights are missing, or when the text tower is of another kind than CLIP's.
     """
     arch, _, weights = name.removeprefix(OPEN_CLIP).partition("/")
@@ -74,10 +74,10 @@ def load_open_clip(name: str, allow_pickle: bool = False) -> tuple[OpenClipModel
         file, tag = _find(open_clip, name, arch, weights)
         if file.suffix != ".safetensors" and not allow_pickle:
             raise CoopError(
-                f'model "{name}" has its weights as a pickle ({file.name}), which could run code as it is read; '
+                f'model "{name}" has its weights as a pickle ({file.name}), which could run code when loaded; '
                 "use --allow-pickle-weights if you trust where it comes from"
             )
-        # A tag says which activation its weights were trained with, whatever the architecture's name says.
+        # The tag knows which activation its weights were trained with, whatever the architecture's name says.
         quick_gelu = bool((tag or config).get("quick_gelu"))
         try:
             model = open_clip.create_model(
@@ -87,11 +87,11 @@ def load_open_clip(name: str, allow_pickle: bool = False) -> tuple[OpenClipModel
                 force_preprocess_cfg={key: tag.get(key) for key in ("mean", "std", "interpolation", "resize_mode")},
                 weights_only=not allow_pickle,
             )
-        except Exception as error:  # whatever a foreign file makes of open_clip
+        except Exception as error:  # a foreign file can fail in any way
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise CoopError(f'"{file}" holds no weights for open_clip\'s {arch}: {reason}') from error
+            raise CoopError(f'"{file}" does not hold weights for open_clip\'s {arch}: {reason}') from error
         if not tag and not quick_gelu and f"{arch}-quickgelu" in open_clip.list_models():
-            logger.warning("%s is taken as trained with GELU; weights of OpenAI's are %s-quickgelu", file.name, arch)
+            logger.warning("%s is read as trained with GELU; for weights of OpenAI use %s-quickgelu", file.name, arch)
     text = getattr(model, "text", model).state_dict()
     tower = stock_text_tower(text, config["text_cfg"]["heads"], "quick_gelu" if quick_gelu else "gelu")
     processor = _image_processor(name, model.visual.preprocess_cfg)
@@ -101,7 +101,7 @@ def load_open_clip(name: str, allow_pickle: bool = False) -> tuple[OpenClipModel
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without open_clip's words to the root logger, which would set up logging for the whole program, and warnings."""
+    """Silence warnings and open_clip's calls of the root logger, which would set up logging for the whole program."""
     silent = logging.NullHandler()
     logging.root.addHandler(silent)
     try:
@@ -117,19 +117,19 @@ def _import(name: str) -> Any:
         import open_clip
     except ModuleNotFoundError as error:
         raise CoopError(f'model "{name}" needs the optional package {error.name}: {INSTALL}') from error
-    except Exception as error:  # a torchvision that was built for another torch
+    except Exception as error:  # for example a torchvision built for another torch
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CoopError(f'model "{name}" needs open_clip, which cannot be imported here: {reason}') from error
     return open_clip
 
 
 def _config(open_clip: Any, name: str, arch: str) -> dict[str, Any]:
-    """The architecture's description, if its text tower is one of CLIP's own kind."""
+    """Get the architecture's description. Raises CoopError for a text tower of another kind than CLIP's."""
     known = open_clip.list_models()
     if arch not in known:
         near = difflib.get_close_matches(arch, known, 3, 0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UsageError(f'model "{name}": open_clip knows no architecture "{arch}"{hint}')
+        raise UsageError(f'model "{name}": open_clip has no architecture "{arch}"{hint}')
     config: dict[str, Any] = open_clip.get_model_config(arch)
     text = config["text_cfg"]
     if foreign := sorted(key for key in text if key not in PLAIN_TEXT and text[key]):
@@ -140,18 +140,16 @@ def _config(open_clip: Any, name: str, arch: str) -> dict[str, Any]:
 
 
 def _find(open_clip: Any, name: str, arch: str, weights: str) -> tuple[Path, dict[str, Any]]:
-    """The file with the weights, fetched if need be, and open_clip's description of them: empty for a file of the user's."""
+    """Find the weights' file, fetched if need be, and open_clip's description of them: empty for the user's own file."""
     tag: dict[str, Any] = open_clip.get_pretrained_cfg(arch, weights)
     if not tag:
         if not Path(weights).is_file():
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "none"
-            raise UsageError(
-                f'model "{name}": "{weights}" is neither a file nor weights that open_clip knows of {arch} ({tags})'
-            )
-        return Path(weights).absolute(), {}  # absolute: never taken for a tag
+            raise UsageError(f'model "{name}": "{weights}" is neither a file nor a tag of {arch} in open_clip ({tags})')
+        return Path(weights).absolute(), {}  # absolute: cannot be mistaken for a tag
     try:
         return Path(open_clip.download_pretrained(tag)), tag
-    except Exception as error:  # of the network
+    except Exception as error:  # the network's
         raise CoopError(
             f'model "{name}": the weights are not on this machine and could not be fetched; '
             f"use --model {OPEN_CLIP}{arch}/FILE with a local copy of them"
@@ -159,9 +157,9 @@ def _find(open_clip: Any, name: str, arch: str, weights: str) -> tuple[Path, dic
 
 
 def stock_text_tower(weights: Mapping[str, Tensor], heads: int, activation: str) -> CLIPTextModelWithProjection:
-    """open_clip's text tower as the stock one, from the float32 state dict of the tower or of the whole model.
+    """Convert open_clip's text tower, a float32 state dict of the tower or of the whole model, to the stock one.
 
-    The two compute the same: open_clip keeps queries, keys and values in one matrix and the projection transposed.
+    Both compute the same: open_clip keeps queries, keys and values in one matrix and the projection transposed.
     """
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -196,9 +194,9 @@ def stock_text_tower(weights: Mapping[str, Tensor], heads: int, activation: str)
 
 
 def openai_tokenizer() -> CLIPTokenizer:
-    """OpenAI's byte-pair tokenizer (49,408 tokens), from the table that open_clip_torch carries; it need not be importable.
+    """Build OpenAI's byte-pair tokenizer (49,408 tokens) from the table in open_clip_torch, which need not be importable.
 
-    Raises CoopError where it is not installed.
+    Raises CoopError where that package is not installed.
     """
     from transformers import CLIPTokenizer
 
@@ -207,7 +205,7 @@ def openai_tokenizer() -> CLIPTokenizer:
         raise CoopError(f"OpenAI's token table comes with the optional package open_clip_torch: {INSTALL}")
     table = Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(table.read_bytes()).decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : 1 + N_MERGES]]  # the first line is a remark
+    merges = [tuple(line.split()) for line in lines[1 : 1 + N_MERGES]]  # the first line is a comment
     letters = list(byte_letters().values())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
@@ -215,7 +213,7 @@ def openai_tokenizer() -> CLIPTokenizer:
 
 
 def _image_processor(name: str, settings: Mapping[str, Any]) -> CLIPImageProcessorPil:
-    """Pillow's preprocessing by open_clip's settings. Raises CoopError for pictures that are no squares or are padded."""
+    """Build Pillow preprocessing from open_clip's settings. Raises CoopError unless it makes squares without padding."""
     from PIL import Image
     from transformers import CLIPImageProcessorPil
 
@@ -223,7 +221,8 @@ def _image_processor(name: str, settings: Mapping[str, Any]) -> CLIPImageProcess
     height, width = (sides, sides) if isinstance(sides, int) else sides
     if height != width or settings["resize_mode"] not in ("shortest", "squash"):
         raise CoopError(
-            f'model "{name}" wants pictures of {height} x {width} by "{settings["resize_mode"]}"; coop makes squares'
+            f'model "{name}" takes images of {height} x {width} by "{settings["resize_mode"]}"; coop supports squares by '
+            '"shortest" or "squash"'
         )
     squash = settings["resize_mode"] == "squash"
     return CLIPImageProcessorPil(

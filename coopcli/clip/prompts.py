@@ -1,8 +1,8 @@
 """Prompts as token sequences, hand-written or with a learnable context (CoOp, Section 3.2).
 
-A prompt is a tuple of integers `[SOS] ... [EOS]`. An integer from 0 up is a token; the negative integer `-1 - j` stands
-for row j of the context, the one tensor that learns. So a hand-written prompt and a learned one are the same kind of
-thing, and one text encoder serves both.
+A prompt is a tuple of integers `[SOS] ... [EOS]`. A non-negative integer is a token; the negative integer `-1 - j` is
+row j of the context, the one tensor that learns. So hand-written and learned prompts are the same kind of thing, and
+one text encoder serves both.
 """
 
 from __future__ import annotations
@@ -19,40 +19,44 @@ if TYPE_CHECKING:
     import torch
     from transformers import CLIPTokenizer
 
-Prompt = tuple[int, ...]
-INIT_STD = 0.02  # of the random initial context: the reference's trainers/coop.py
+PromptTokens = tuple[int, ...]
+INIT_STD = 0.02  # standard deviation of the random initial context: the reference's trainers/coop.py
 
 
 @dataclass(frozen=True)
 class ContextSettings:
-    """The shape of a learned context: M vectors, where the class token stands, one context or one per class."""
+    """Form of a learned context: M vectors, the class token position, one context or one per class (`csc`)."""
 
     n_ctx: int = 16
     position: Position = "end"
     csc: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UsageError for no vectors, or an unknown position."""
+        """Raise UsageError for no vectors, or an unknown position."""
         if self.n_ctx < 1:
-            raise UsageError(f"a context has 1 vector or more, not {self.n_ctx}")
+            raise UsageError(f"a context needs 1 vector or more, not {self.n_ctx} (--context-length)")
         if self.position not in get_args(Position):
-            raise UsageError(f'"{self.position}" is no position: {", ".join(get_args(Position))}')
+            raise UsageError(f'unknown position "{self.position}"; choose {", ".join(get_args(Position))}')
+
+    def shape(self, n_classes: int, width: int) -> tuple[int, ...]:
+        """The context's shape: (M, width), or class-specific (K, M, width)."""
+        return (n_classes, self.n_ctx, width) if self.csc else (self.n_ctx, width)
 
 
 def tokenize(tokenizer: CLIPTokenizer, text: str) -> list[int]:
-    """The tokens of a text, without SOS and EOS."""
+    """Tokenize a text, without SOS and EOS."""
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def hand_written_prompts(
     tokenizer: CLIPTokenizer, template: str, class_names: Sequence[str], max_length: int = 77
-) -> list[Prompt]:
-    """One prompt per class from a template such as "a photo of a {}.".
+) -> list[PromptTokens]:
+    """Build one prompt per class from a template such as "a photo of a {}.".
 
     Raises UsageError for a template without exactly one `{}`, CoopError for a prompt over `max_length` tokens.
     """
     if template.count("{}") != 1:
-        raise UsageError(f'template "{template}" must hold {{}} exactly once, where the class name goes')
+        raise UsageError(f'template "{template}" must contain {{}} exactly once, in place of the class name')
     texts = [template.replace("{}", readable_name(name)) for name in class_names]
     return [
         _enclosed(tokenizer, tokenize(tokenizer, text), name, max_length) for text, name in zip(texts, class_names, strict=True)
@@ -61,8 +65,8 @@ def hand_written_prompts(
 
 def context_prompts(
     tokenizer: CLIPTokenizer, settings: ContextSettings, class_names: Sequence[str], max_length: int = 77
-) -> list[Prompt]:
-    """One prompt per class around the learnable context (CoOp, Equations 2 and 3).
+) -> list[PromptTokens]:
+    """Build one prompt per class around the learnable context (CoOp, Equations 2 and 3).
 
     `end` = context, name, "."; `middle` = first half, name, second half, "."; `front` = name, context, ".".
     Class k uses context rows 0..M-1, or kM..kM+M-1 when the context is class-specific.
@@ -79,7 +83,7 @@ def context_prompts(
         first_row = k * settings.n_ctx if settings.csc else 0
         context = [-1 - (first_row + m) for m in range(settings.n_ctx)]
         if settings.position == "end":
-            # Together: a name's last punctuation merges with the stop, as in the reference's checkpoints.
+            # Tokenized together: punctuation at the end of a name merges with the full stop, as in the reference.
             body = context + tokenize(tokenizer, f"{name}.")
         else:
             before = settings.n_ctx // 2 if settings.position == "middle" else 0
@@ -88,29 +92,28 @@ def context_prompts(
     return prompts
 
 
-def _enclosed(tokenizer: CLIPTokenizer, body: list[int], class_name: str, max_length: int) -> Prompt:
+def _enclosed(tokenizer: CLIPTokenizer, body: list[int], class_name: str, max_length: int) -> PromptTokens:
     length = len(body) + 2
     if length > max_length:
         raise CoopError(
-            f'class name "{class_name}" is too long: its prompt takes {length} tokens and the model reads {max_length}; '
+            f'class name "{class_name}" is too long: its prompt has {length} tokens and the model reads {max_length}; '
             "shorten the name (--classnames) or the context (--context-length)"
         )
     return (int(tokenizer.bos_token_id), *body, int(tokenizer.eos_token_id))
 
 
 def random_context(settings: ContextSettings, n_classes: int, width: int, seed: int) -> torch.Tensor:
-    """A context drawn from N(0, 0.02): float32 [M, width], or [K, M, width] with each class drawn apart."""
+    """Draw a context from N(0, 0.02): float32 [M, width], or [K, M, width] with each class drawn separately."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    shape = (n_classes, settings.n_ctx, width) if settings.csc else (settings.n_ctx, width)
-    return torch.randn(shape, generator=generator) * INIT_STD
+    return torch.randn(settings.shape(n_classes, width), generator=generator) * INIT_STD
 
 
 def word_context(
     tokenizer: CLIPTokenizer, token_embedding: torch.Tensor, words: str, n_classes: int, csc: bool
 ) -> torch.Tensor:
-    """The token embeddings of the words, float32 [M, width], or [K, M, width] with every class alike.
+    """Make a context of the token embeddings of words: float32 [M, width], or [K, M, width] with all classes equal.
 
     `token_embedding` is the text tower's table, [vocabulary, width]. M is the number of tokens, not of words.
     Raises UsageError when the words hold no token.
@@ -119,6 +122,6 @@ def word_context(
 
     tokens = tokenize(tokenizer, readable_name(words))
     if not tokens:
-        raise UsageError("--init holds no word")
+        raise UsageError('--init needs at least one word, such as "a photo of a"')
     context = token_embedding.detach()[torch.tensor(tokens, device=token_embedding.device)].float().cpu()
     return context.expand(n_classes, *context.shape).clone() if csc else context

@@ -1,6 +1,6 @@
 """Named sets of hand-written templates: sentences with one `{}` where the class name goes.
 
-`imagenet` holds the 80 templates that OpenAI published for ImageNet; the other plain names are its sets for other
+`imagenet` has the 80 templates that OpenAI published for ImageNet; the other plain names are OpenAI's sets for other
 data sets. `imagenet_select_7` and the `paper_*` names are the CoOp paper's.
 """
 
@@ -16,7 +16,7 @@ DEFAULT_TEMPLATE = "a photo of a {}."
 
 
 def read_templates(source: str) -> list[str]:
-    """The templates of a named set, or of a file: a JSON list, or one template a line.
+    """Read the templates of a named set, or of a file: a JSON list, or one template per line.
 
     Raises UsageError for an unknown name or a file without templates.
     """
@@ -34,5 +34,5 @@ def read_templates(source: str) -> list[str]:
     except ValueError:
         templates = [line.strip() for line in text.splitlines() if line.strip()]
     if not isinstance(templates, list) or not templates or not all(isinstance(item, str) for item in templates):
-        raise UsageError(f'template file "{path}" must hold one template a line, or a JSON list of them')
+        raise UsageError(f'template file "{path}" must contain one template per line, or a JSON list of templates')
     return templates

@@ -1,10 +1,10 @@
-"""Prompts -> text features, every distinct token prefix computed once.
+"""Encode prompts as text features, computing every distinct token prefix once.
 
 The text tower is causal: a token's state depends only on the tokens before it. So all prompts together form a tree, one
 node for each distinct prefix, and the tower runs on the nodes: SOS and a shared context once for all classes, nothing
 after EOS. The result is that of the stock tower on prompts padded to 77 positions, up to float rounding.
 
-The nodes stand in depth-first order as rows of one [N, d] matrix, which is all that the linear layers see. Attention
+The nodes are, in depth-first order, the rows of one [N, d] matrix, which is all that the linear layers see. Attention
 runs on equal blocks of consecutive rows. A row may attend to its ancestors and itself; in depth-first order those
 outside the block are among the ancestors of the block's first row, so a block's keys are that short path plus the block.
 """
@@ -23,32 +23,32 @@ from torch.utils.checkpoint import checkpoint
 
 from ..machine import free_memory
 from .frozen_linear import FrozenLinear
-from .prompts import Prompt
+from .prompts import PromptTokens
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
     from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-BLOCK = 32  # rows to an attention block: wide enough for the matrix units, narrow enough to waste little on masked pairs
+BLOCK = 32  # rows per attention block: enough for the matrix units, few enough to waste little on masked pairs
 
 
 class TokenTree:
     """The distinct prefixes of some prompts, laid out for attention in blocks.
 
     rows [N'] holds each node's token, or `-1 - j` for context row j, in depth-first order; depth [N'] its position.
-    leaves [L] is the row of each distinct prompt's EOS, and leaf_of [K] says which of these is a prompt's own: equal prompts
-    have one feature, to the bit. N' is the number of nodes N, filled up to whole blocks.
-    path [B, A] lists the ancestors of each block's first row; visible [B, 1, S, A + S] says which of them, and which of
+    leaves [L] is the row of each distinct prompt's EOS, and leaf_of [K] the leaf of each prompt: equal prompts have one
+    feature, to the bit. N' is the number of nodes N, padded to whole blocks.
+    path [B, A] lists the ancestors of each block's first row; visible [B, 1, S, A + S] marks which of them, and which of
     the block's own S rows, each row attends to.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> None:
+    def __init__(self, prompts: Sequence[PromptTokens], device: torch.device | str = "cpu") -> None:
         tokens: list[int] = []
         depths: list[int] = []
         parents: list[int] = []
         leaves: list[int] = []
         leaf_of = [0] * len(prompts)
-        previous: Prompt = ()
+        previous: PromptTokens = ()
         branch: list[int] = []  # the nodes of the previous prompt, from SOS to EOS
         # Neighbours in sorted order share the longest prefixes, and sorted order is depth-first order.
         for index in sorted(range(len(prompts)), key=prompts.__getitem__):
@@ -89,7 +89,7 @@ class TokenTree:
         ends = torch.tensor(subtree_end)[keys]
         visible = (keys[:, None, :] <= own[:, :, None]) & (own[:, :, None] < ends[:, None, :])
         visible[:, :, :longest] &= given[:, None, :]
-        visible |= (own >= self.n_nodes)[:, :, None]  # filler rows attend anywhere: never read, but never NaN
+        visible |= (own >= self.n_nodes)[:, :, None]  # padding rows attend to everything: never read, never NaN
         self.path = path.to(device)
         self.visible = visible[:, None].to(device)
 
@@ -103,10 +103,10 @@ def _ancestors(parents: Sequence[int], node: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Layout:
-    """A tree with what the tower makes of it before any context is known, computed once.
+    """A tree with all that does not depend on the context, computed once.
 
-    x [N', d] is what enters the first layer, qkv [N', 3d] that layer's queries, keys and values; the rows of the
-    context, `context_rows` [C], are filled in anew each time, each from its row `slots` [C] of the context.
+    x [N', d] is the input of the first layer, qkv [N', 3d] that layer's queries, keys and values. Each call fills in the
+    rows `context_rows` [C] anew, each from its row `slots` [C] of the context.
     """
 
     tree: TokenTree
@@ -118,7 +118,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer of the tower, `activation` between the two halves of its MLP."""
+    """One layer of the tower; `activation` is between the two linear layers of its MLP."""
 
     norm1: Callable[[Tensor], Tensor]
     qkv: FrozenLinear
@@ -165,7 +165,7 @@ class TextEncoder:
 
     @property
     def max_length(self) -> int:
-        """Positions that a prompt may take: 77 for OpenAI's models."""
+        """The most tokens that a prompt may have: 77 for OpenAI's models."""
         return self.position_embedding.shape[0]
 
     @property
@@ -179,12 +179,12 @@ class TextEncoder:
         return self.projection.weight.shape[0]
 
     @torch.no_grad()
-    def lay_out(self, prompts: Sequence[Prompt], chunk: int = 0) -> list[Layout]:
-        """The prompts as token trees: one, or with `chunk` > 0 one for every `chunk` prompts."""
+    def lay_out(self, prompts: Sequence[PromptTokens], chunk: int = 0) -> list[Layout]:
+        """Arrange the prompts as token trees: one, or with `chunk` > 0 one for every `chunk` prompts."""
         size = chunk or max(1, len(prompts))
         return [self._lay_out(prompts[i : i + size]) for i in range(0, len(prompts), size)]
 
-    def _lay_out(self, prompts: Sequence[Prompt]) -> Layout:
+    def _lay_out(self, prompts: Sequence[PromptTokens]) -> Layout:
         tree = TokenTree(prompts, self.token_embedding.device)
         x = F.embedding(tree.rows.clamp(min=0), self.token_embedding) + F.embedding(tree.depth, self.position_embedding)
         x = x.float()
@@ -193,7 +193,7 @@ class TextEncoder:
         return Layout(tree, x, first.qkv(first.norm1(x)), context_rows, -1 - tree.rows[context_rows])
 
     def __call__(self, layout: Layout, context: Tensor | None = None) -> Tensor:
-        """Text features of a tree's K prompts, L2-normalised float32 [K, p].
+        """Encode the K prompts of a layout: L2-normalised float32 [K, p].
 
         `context` is float32 [M, d] or [K, M, d]; gradients flow to it, whatever the tower's dtype.
         """
@@ -213,7 +213,7 @@ class TextEncoder:
         return features.index_select(0, tree.leaf_of)
 
     def _attend(self, tree: TokenTree, qkv: Tensor) -> Tensor:
-        """Each row's attention over its ancestors and itself: [N', 3d] -> float32 [N', d]."""
+        """Attend from each row to its ancestors and itself: [N', 3d] -> float32 [N', d]."""
         blocks, size, d = tree.visible.shape[0], tree.visible.shape[2], self.width
         # In bfloat16 the CPU's fused attention is several times slower than in float32.
         query, own = qkv.float().view(blocks, size, 3 * d).split([d, 2 * d], dim=-1)
@@ -226,19 +226,19 @@ class TextEncoder:
         mixed = F.scaled_dot_product_attention(by_head(query), by_head(key), by_head(value), attn_mask=tree.visible)
         return mixed.transpose(1, 2).reshape(blocks * size, d)
 
-    def fitting_chunk(self, prompts: Sequence[Prompt]) -> int:
-        """How many classes to encode at a time so that training takes at most half of the free memory; 0: all of them."""
+    def fitting_chunk(self, prompts: Sequence[PromptTokens]) -> int:
+        """Choose how many classes to encode at a time so that training takes at most half of the free memory; 0: all."""
         device = self.token_embedding.device
-        # Kept for backward of each row and layer: the stream (2 d), q, k, v and those of the path (7 d), attention (2 d),
-        # the MLP's hidden state (4 d).
+        # Kept for backward, for each row and layer: residual stream (2 d), q, k, v and those of the path (7 d), attention
+        # (2 d), hidden state of the MLP (4 d).
         needed = TokenTree(prompts).n_nodes * len(self.layers) * 15 * self.width * 4
         available = free_memory(device) // 2
         return 0 if needed <= available else max(1, len(prompts) * available // needed)
 
     def encode_layouts(self, layouts: Sequence[Layout], context: Tensor | None = None) -> Tensor:
-        """Text features of the prompts of all layouts, L2-normalised float32 [K, p].
+        """Encode the prompts of all layouts: L2-normalised float32 [K, p].
 
-        Of several layouts each runs again in backward: the same features and gradients in the memory of one.
+        Several layouts run again in backward, one at a time: the same features and gradients in the memory of one.
         """
         if len(layouts) == 1:
             return self(layouts[0], context)
@@ -246,6 +246,6 @@ class TextEncoder:
             [checkpoint(self, layout, context, use_reentrant=False, preserve_rng_state=False) for layout in layouts]
         )
 
-    def encode(self, prompts: Sequence[Prompt], context: Tensor | None = None, chunk: int = 0) -> Tensor:
-        """Text features of K prompts, L2-normalised float32 [K, p]; see `lay_out` and `encode_layouts`."""
+    def encode(self, prompts: Sequence[PromptTokens], context: Tensor | None = None, chunk: int = 0) -> Tensor:
+        """Encode K prompts: L2-normalised float32 [K, p]; see `lay_out` and `encode_layouts`."""
         return self.encode_layouts(self.lay_out(prompts, chunk), context)

@@ -1,4 +1,4 @@
-"""The tokens of a byte-level vocabulary as text."""
+"""Tokens of a byte-level vocabulary as readable text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def whole_words(tokenizer: CLIPTokenizer) -> dict[int, str]:
-    """The tokens that are words by themselves, by their ids: of letters only, and what the tokenizer makes of that word.
+    """Find the tokens that are whole words, by id: letters only, and the word's own tokenization.
 
-    Endings of longer words are among them: "ing" is one token whether it stands alone or ends "painting".
+    Endings of longer words are among them: "ing" is one token both alone and at the end of "painting".
     """
     texts = {token_id: readable_token(tokenizer, token_id) for token_id in sorted(tokenizer.get_vocab().values())}
     words = {token_id: text for token_id, text in texts.items() if text.isalpha()}
@@ -21,9 +21,9 @@ def whole_words(tokenizer: CLIPTokenizer) -> dict[int, str]:
 
 
 def readable_token(tokenizer: CLIPTokenizer, token_id: int) -> str:
-    """The token's text; a piece that does not end a word is marked with a trailing hyphen: "photo", "phot-".
+    """Format a token as text; a piece that does not end a word gets a trailing hyphen: "photo", "phot-".
 
-    Bytes that are no text of their own, and unprintable letters, stand as escapes: "\\xc3-".
+    Bytes that are not valid text, and unprintable letters, become escapes: "\\xc3-".
     """
     token = str(tokenizer.convert_ids_to_tokens(token_id))
     if token in tokenizer.all_special_tokens:
@@ -36,7 +36,7 @@ def readable_token(tokenizer: CLIPTokenizer, token_id: int) -> str:
 
 
 def byte_letters() -> dict[int, str]:
-    """The letter that byte-level BPE writes for each byte: printable ones stand for themselves (GPT-2's encoder.py)."""
+    """Map each byte to the letter that byte-level BPE writes for it; printable ones are themselves (GPT-2's encoder.py)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}

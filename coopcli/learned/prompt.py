@@ -73,10 +73,9 @@ def _prompt_of(contents: Contents) -> LearnedPrompt:
     names, folders, settings = entry["class_names"], entry["folders"], ContextSettings(**entry["context"])
     if len(names) != len(folders):
         raise CoopError(f'"{contents.path}" names {len(names)} classes and {len(folders)} folders of them')
-    shape = [len(names)] * settings.csc + [settings.n_ctx]
-    shape.append(len(contents.numbers) // (4 * math.prod(shape)))  # the width is what the numbers leave
+    width = len(contents.numbers) // (4 * math.prod(settings.shape(len(names), 1)))  # what the numbers leave
     return LearnedPrompt(
-        context=contents.tensors({"context": ("F32", shape)})["context"],
+        context=contents.tensors({"context": ("F32", list(settings.shape(len(names), width)))})["context"],
         settings=settings,
         class_names=tuple(names),
         folders=tuple(folders),

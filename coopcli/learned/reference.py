@@ -237,7 +237,7 @@ def read_initial_context(path: Path, settings: ContextSettings, n_classes: int, 
     of the reference. Raises UsageError when there is no such file or its shape is not what `settings` ask for.
     """
     context = _read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path).context
-    wanted = [n_classes] * settings.csc + [settings.n_ctx, width]
+    wanted = list(settings.shape(n_classes, width))
     if list(context.shape) != wanted:
         raise UsageError(
             f'--reference-init "{path}" holds a context of shape {list(context.shape)}; {settings.n_ctx} vectors '

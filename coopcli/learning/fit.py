@@ -18,7 +18,7 @@ from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
 from ..clip.image_features import readable_features, view_features
-from ..clip.prompts import ContextSettings, Prompt, context_prompts, random_context, word_context
+from ..clip.prompts import ContextSettings, PromptTokens, context_prompts, random_context, word_context
 from ..clip.templates import DEFAULT_TEMPLATE
 from ..clip.text_encoder import TextEncoder
 from ..data.checks import count_traps, leak_traps, warn
@@ -211,7 +211,7 @@ def _initial_context(
     if init is None:
         return random_context(settings, n_classes, encoder.width, seed)
     if isinstance(init, Tensor):
-        shape = (*[n_classes] * settings.csc, settings.n_ctx, encoder.width)
+        shape = settings.shape(n_classes, encoder.width)
         if tuple(init.shape) != shape:
             raise UsageError(f"the given context is {list(init.shape)}; these settings need {list(shape)}")
         return init.detach().float().cpu()
@@ -221,7 +221,7 @@ def _initial_context(
     return context
 
 
-def _task(backbone: Backbone, data: FewShot, recipe: Recipe, prompts: Sequence[Prompt], context: Tensor) -> hashlib._Hash:
+def _task(backbone: Backbone, data: FewShot, recipe: Recipe, prompts: Sequence[PromptTokens], context: Tensor) -> hashlib._Hash:
     """A digest of all that a training run depends on: only a checkpoint of the same is gone on with."""
     task = hashlib.sha256()
     labels = [item.label for item in data.train]
@@ -233,7 +233,7 @@ def _task(backbone: Backbone, data: FewShot, recipe: Recipe, prompts: Sequence[P
 
 def _train(
     encoder: TextEncoder,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[PromptTokens],
     start: TrainingState,
     features: EpochFeatures,
     labels: Tensor,

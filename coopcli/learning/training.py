@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..clip.prompts import Prompt
+from ..clip.prompts import PromptTokens
 from ..clip.text_encoder import TextEncoder
 from ..errors import CoopError
 from .recipe import Recipe, learning_rate
@@ -97,7 +97,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 def train_context(
     encoder: TextEncoder,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[PromptTokens],
     start: TrainingState,
     features: EpochFeatures,
     labels: Tensor,

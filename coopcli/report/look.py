@@ -17,7 +17,7 @@ from torch import Tensor
 from ..choices import Classes
 from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
-from ..clip.image_features import Progress, readable_features
+from ..clip.image_features import OnProgress, readable_features
 from ..clip.pixels import allow_pixels, open_image
 from ..data.fewshot import FewShot, draw_few_shot
 from ..data.load import ImageItem, load_data
@@ -61,7 +61,7 @@ class Look:
     notes: tuple[str, ...] = ()
 
 
-def look_at(run: Run, open_model: Callable[[Run], Backbone], cache: FeatureCache, on_images: Progress | None = None) -> Look:
+def look_at(run: Run, open_model: Callable[[Run], Backbone], cache: FeatureCache, on_images: OnProgress | None = None) -> Look:
     """Look up the nearest tokens, and classify the test images again to find the worst mistakes; what fails is noted."""
     try:
         backbone = open_model(run)
@@ -100,7 +100,7 @@ def near_tokens(prompt: LearnedPrompt, backbone: Backbone) -> dict[str | None, V
 
 
 def classify_again(
-    run: Run, backbone: Backbone, cache: FeatureCache, on_images: Progress | None = None
+    run: Run, backbone: Backbone, cache: FeatureCache, on_images: OnProgress | None = None
 ) -> tuple[tuple[ImageItem, ...], Tensor]:
     """The run's test images that can be read, and their logits [n, K]. Raises CoopError when they are not to be had."""
     data = _data_of(run)

@@ -210,7 +210,7 @@ def test_skipped_images_are_counted_and_the_others_stay_as_they_are(mini, items,
     cache = FeatureCache(None)
     kept, found = readable_features(mini, mixed, cache)
     assert kept == items and torch.equal(found, whole) and cache.size()[0] == 18
-    assert '2 of 20 images are skipped; the first: image "cats/7.png" cannot be read' in caplog.text
+    assert 'skipped 2 of 20 images that cannot be read; the first: image "cats/7.png" cannot be read' in caplog.text
     with pytest.raises(CoopError, match=r'image "cats/7\.png" cannot be read'):
         readable_features(mini, mixed, cache, "fail")
 
@@ -242,7 +242,7 @@ def ended_from_outside(*arguments):
 def test_a_worker_process_that_is_ended(mini, monkeypatch):
     monkeypatch.setattr(features, "prepare", ended_from_outside)
     many = [flat(number) for number in range(features.WORTH_PROCESSES)]
-    with pytest.raises(CoopError, match="ended from outside"):
+    with pytest.raises(CoopError, match="worker process that decodes images was killed"):
         image_features(mini, many, FeatureCache(None))
 
 
@@ -251,5 +251,5 @@ def test_images_that_a_gpu_does_not_hold_are_one_line(mini, items, monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(type(mini), "encode_images", full)
-    with pytest.raises(CoopError, match=r"GPU's memory does not hold \d+ images at a time; use --dtype bfloat16"):
+    with pytest.raises(CoopError, match=r"GPU's memory cannot hold \d+ images at a time; use --dtype bfloat16"):
         image_features(mini, items, FeatureCache(None))

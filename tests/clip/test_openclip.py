@@ -245,7 +245,7 @@ def test_a_pickle_is_not_opened_unless_allowed(imitation, weights):
         ("open_clip:/openai", UsageError, "open_clip:ARCH/WEIGHTS"),
         ("open_clip:tini/known", UsageError, "did you mean tiny"),
         ("open_clip:ZZ/known", UsageError, 'no architecture "ZZ"'),
-        ("open_clip:tiny/unknown", UsageError, r"neither a file nor weights .* \(known\)"),
+        ("open_clip:tiny/unknown", UsageError, r"neither a file nor a tag .* \(known\)"),
         ("open_clip:other/known", CoopError, r"no_causal_mask, pool_type"),
     ],
 )
@@ -267,7 +267,7 @@ def test_weights_that_cannot_be_fetched_name_the_way_out(imitation):
 
 def test_a_file_of_something_else_is_one_line(imitation, weights):
     weights.write_bytes(b"nonsense")
-    with pytest.raises(CoopError, match=r"mine.safetensors.* holds no weights .*: Error.* Missing keys$"):
+    with pytest.raises(CoopError, match=r"mine.safetensors.* does not hold weights .*: Error.* Missing keys$"):
         load_backbone(f"open_clip:tiny/{weights}")
 
 
@@ -297,7 +297,7 @@ def test_no_token_table_without_the_extra(monkeypatch):
 
 @pytest.mark.parametrize("name", ["RN50", "openai/rn50", "timm/resnet50_clip.openai", "resnet"])
 def test_an_id_of_a_resnet_names_the_form(name):
-    with pytest.raises(CoopError, match="has no ResNet; use --model open_clip:RN50/openai"):
+    with pytest.raises(CoopError, match="cannot be a ResNet; use --model open_clip:RN50/openai"):
         load_backbone(name)
 
 
@@ -448,7 +448,7 @@ def test_training_checkpoints_and_openais_archives_when_allowed(checkpoints, tmp
 def test_damaged_weights_are_one_line(checkpoints, tmp_path, content):
     for name in ("w.safetensors", "w.pt"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CoopError, match="holds no weights") as error:
+        with pytest.raises(CoopError, match="does not hold weights") as error:
             load_backbone(f"open_clip:tiny-RN/{tmp_path / name}", allow_pickle=True)
         assert "\n" not in str(error.value)
 

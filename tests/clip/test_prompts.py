@@ -18,6 +18,12 @@ def test_positions(tokenizer):
     assert len({len(prompt) for prompt in made.values()}) == 1
 
 
+@pytest.mark.parametrize(("csc", "shape"), [(False, (5, 7)), (True, (3, 5, 7))])
+def test_the_shape_of_a_context(csc, shape):
+    how = ContextSettings(5, csc=csc)
+    assert how.shape(3, 7) == random_context(how, 3, 7, seed=1).shape == shape
+
+
 def test_each_class_has_its_own_rows_when_class_specific(tokenizer):
     first, second = context_prompts(tokenizer, ContextSettings(2, csc=True), ["star", "ring"])
     assert [i for i in first if i < 0] == [-1, -2]

@@ -29,7 +29,7 @@ def test_a_file_of_templates(tmp_path, text):
 @pytest.mark.parametrize("text", ["", '{"a": 1}', "[1]"])
 def test_a_file_without_templates(tmp_path, text):
     (tmp_path / "t").write_text(text)
-    with pytest.raises(UsageError, match="must hold"):
+    with pytest.raises(UsageError, match="must contain"):
         read_templates(str(tmp_path / "t"))
 
 

@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import some_head, some_prompt
 
-from coopcli.clip.cache import FeatureCache
-from coopcli.clip.class_features import hand_written_features
 from coopcli.clip.prompts import ContextSettings, random_context
 from coopcli.data.load import DataSet, ImageItem
 from coopcli.errors import CoopError
@@ -28,23 +26,6 @@ def test_metrics_counted_one_by_one(pairs):
     present = [recall for recall in recalls if recall is not None]
     assert metrics.macro == pytest.approx(sum(present) / len(present))
     assert metrics.confusion == [[pairs.count((a, b)) for b in range(5)] for a in range(5)]
-
-
-def test_ensemble_is_the_mean_of_normalised_features_normalised_again(mini):
-    templates, names = ["a photo of a {}.", "{}", "itap of the {}."], ["star", "red_ring"]
-    each = [oracle.template_features(mini.model, mini.tokenizer, template, names) for template in templates]
-    expected = F.normalize(torch.stack(each).mean(0), dim=-1)
-    assert (hand_written_features(mini, templates, names) - expected).abs().max() < 1e-5
-
-
-def test_hand_written_features_are_encoded_once(mini, tmp_path, monkeypatch):
-    templates, names = ["a photo of a {}.", "{}"], ["star", "ring"]
-    first = hand_written_features(mini, templates, names, FeatureCache(tmp_path))
-    other = hand_written_features(mini, templates, names[::-1], FeatureCache(tmp_path))
-    monkeypatch.setattr(type(mini.text_encoder), "__call__", lambda *a: pytest.fail("the text tower ran again"))
-    assert torch.equal(hand_written_features(mini, templates, names, FeatureCache(tmp_path)), first)
-    assert torch.equal(hand_written_features(mini, templates, names[::-1], FeatureCache(tmp_path)), other)
-    assert (other - first.flip(0)).abs().max() < 1e-6
 
 
 def learned(mini, csc=False, names=("star", "ring", "heart")):
