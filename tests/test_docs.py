@@ -22,9 +22,12 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 BLOCK = re.compile(r"(<!-- not run: [^\n]+ -->\n)?^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(coop [a-z]+ [^`]*)`")
+NAMED = re.compile(r"\b(?:coopcli|tests|tools|examples|benchmarks)/[a-z0-9_/]+\.[a-z]+\b")
+LINKED = re.compile(r"\]\((?!https?:)([^)#]+)")
 COMMANDS = typer.main.get_command(app).commands
 CLASSES = ("red", "green", "blue")
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+PROSE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
 
 
 def command_lines(snippet):
@@ -109,6 +112,22 @@ def test_other_commands_parse(page):
 def test_wrong_options_are_noticed(wrong):
     with pytest.raises(Exception, match=r"[Nn]o such option|requires an argument"):
         parse(wrong.split())
+
+
+def missing_files(text, folder):
+    """The files that a page in this folder names or links to and that are not there."""
+    wanted = {ROOT / name for name in NAMED.findall(text)} | {folder / target for target in LINKED.findall(text)}
+    return sorted(str(file.resolve().relative_to(ROOT)) for file in wanted if not file.exists())
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_named_and_linked_files_exist(page):
+    assert missing_files(page.read_text("utf-8"), page.parent) == []
+
+
+def test_a_missing_file_is_noticed():
+    text = "`tests/test_docs.py`, `tests/clip/test_gone.py`, [here](../README.md#x), [not here](gone.md), [web](https://a.b/c)"
+    assert missing_files(text, ROOT / "docs") == ["docs/gone.md", "tests/clip/test_gone.py"]
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="needs mkdocs: pip install '.[docs]'")
