@@ -58,6 +58,11 @@ def drawn_views(features: Tensor, seed: int) -> EpochFeatures:
     return of_epoch
 
 
+def epoch_order(n_images: int, seed: int, epoch: int) -> Tensor:
+    """The order [n] in which an epoch goes through the images."""
+    return torch.randperm(n_images, generator=_generator(seed, epoch, draw=0))
+
+
 def _generator(seed: int, epoch: int, draw: int) -> torch.Generator:
     """Random numbers that depend on the epoch alone, not on what was drawn before it."""
     digest = hashlib.blake2b(f"{seed} {epoch} {draw}".encode(), digest_size=7).digest()
@@ -143,13 +148,12 @@ def train_context(
     state = start
     largest = max(layout.tree.n_nodes for layout in layouts) * encoder.width
     with one_thread() if largest < TINY else nullcontext(), deterministic(device):
-        run = _recorded(step, optimizer, learned, batch_number) if device.type == "cuda" else step
+        run = _recorded(step, optimizer, learned, batch_number) if can_record(device) else step
         _restore(optimizer, learned, start.optimizer)
         for epoch in range(len(start.log), recipe.epochs):
             rate.fill_(learning_rate(recipe, epoch))
             images.copy_(features(epoch))
-            shuffled = torch.randperm(n_images, generator=_generator(seed, epoch, draw=0))
-            order.copy_(shuffled[: n_batches * batch_size].view(n_batches, batch_size))
+            order.copy_(epoch_order(n_images, seed, epoch)[: n_batches * batch_size].view(n_batches, batch_size))
             batch_number.zero_()
             for _ in range(n_batches):
                 run()
@@ -189,6 +193,11 @@ def _restore(optimizer: torch.optim.Optimizer, learned: torch.nn.Parameter, kept
             present[name].copy_(value)
         else:
             present[name] = value.clone()
+
+
+def can_record(device: torch.device) -> bool:
+    """Whether steps on this device can be recorded once and replayed."""
+    return device.type == "cuda"
 
 
 def _recorded(
