@@ -16,3 +16,4 @@ Position = Literal["end", "middle", "front"]
 Classes = Literal["all", "base", "new"]
 RecipeName = Literal["paper", "fast"]
 OnError = Literal["fail", "skip"]
+Metric = Literal["euclidean", "cosine"]  # distance of a token from a vector; cosine: 1 - the cosine similarity

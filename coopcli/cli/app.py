@@ -10,7 +10,6 @@ from ..version import __version__
 from . import (
     cache,
     demo,
-    ensemble,
     evaluate,
     export,
     fit,
@@ -52,7 +51,7 @@ app.command("fit")(fit.fit)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("zeroshot")(zeroshot.zeroshot)
-app.command("ensemble")(ensemble.ensemble)
+app.command("ensemble")(zeroshot.ensemble)
 app.command("interpret")(interpret.interpret)
 app.command("report")(report.report)
 app.command("export")(export.export)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,11 +14,7 @@ UNITS = {f"{letter}{i}": base**power for i, base in (("", 1000), ("i", 1024)) fo
 SMALLEST = 10_000_000  # below this, SQLite's own files beside the cache are no small part of it
 
 
-class Action(StrEnum):
-    """What to do with the cache."""
-
-    size = "size"
-    clear = "clear"
+Action = Literal["size", "clear"]
 
 
 def _size(text: str) -> int | None:
@@ -35,7 +30,7 @@ def _size(text: str) -> int | None:
 
 
 def cache(
-    action: Annotated[Action, typer.Argument(help="Show the size, or remove everything.")] = Action.size,
+    action: Annotated[Action, typer.Argument(help="Show the size, or remove everything.")] = "size",
     max_size: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +52,7 @@ def cache(
     store = FeatureCache(default_cache_folder())
     if store.problem and store.path:
         say(f"note: {store.problem}")
-    removed = store.clear() if action is Action.clear else 0
+    removed = store.clear() if action == "clear" else 0
     if max_size is not None:
         store.limit(bound)
     (count, size), most, path = store.size(), store.max_bytes(), str(store.path)
@@ -66,7 +61,7 @@ def cache(
     if json:
         told = {"path": path, "features": count, "bytes": size, "max_bytes": most, "removed": removed}
         print_json({"command": "cache"} | told)
-    elif action is Action.clear:
+    elif action == "clear":
         print(f"removed {removed} features from {path}")
     else:
         of = f" of at most {most / 2**20:.1f} MiB" if most else ""

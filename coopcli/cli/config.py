@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
 from ..errors import UsageError
 from ..settings import RESOLVED, read_settings
 from .console import say
+
+# These say where results go and how they are shown; whatever they are, the results are the same.
+PRESENTATION = {"output", "overwrite", "no-cache", "jobs", "tensorboard", "wandb", "plot", "config", "json"}
+T = TypeVar("T")
+
+
+def settings_of(context: typer.Context) -> dict[str, Any]:
+    """Name every option and argument that the command's results depend on, with its value: what settings.toml holds."""
+    keys = {_key(parameter): parameter.name for parameter in context.command.params}
+    return {key: context.params.get(name) for key, name in keys.items() if key not in PRESENTATION}
+
+
+def typed(settings: type[T], context: typer.Context) -> T:
+    """Fill a dataclass with the command's parameters of the same names."""
+    return settings(**{field.name: context.params[field.name] for field in fields(settings)})  # type: ignore[arg-type]
 
 
 def use_settings(context: typer.Context, path: Path | None) -> Path | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
+
 from . import options
+from .config import typed
 from .console import Bars, print_json, progress, say, show_evaluation, write_predictions
-from .options import Classes, Device, Dtype, OnError
 
 
 def evaluate(
+    context: typer.Context,
     prompt: options.PromptArgument,
     data: options.DataArgument = ".",
     model: options.SameModelOption = None,
@@ -18,12 +21,12 @@ def evaluate(
     image_column: options.ImageColumnOption = None,
     label_column: options.LabelColumnOption = None,
     max_pixels: options.MaxPixelsOption = None,
-    classes: options.ClassesOption = Classes.all,
+    classes: options.ClassesOption = "all",
     split: options.SplitOption = None,
-    on_error: options.OnErrorOption = OnError.skip,
+    on_error: options.OnErrorOption = "skip",
     predictions: options.PredictionsOption = None,
-    device: options.DeviceOption = Device.auto,
-    dtype: options.DtypeOption = Dtype.float32,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "float32",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
@@ -40,10 +43,10 @@ def evaluate(
     from ..learned.classifier import as_head, check_backbone, classes_of
     from ..learned.prompt import load_learned
     from ..learned.scores import evaluate_logits
-    from .setup import find_prompt, load_source, open_backbone, open_cache, pick_items
+    from .setup import Source, find_prompt, open_backbone, open_cache, pick_items
 
     learned = load_learned(find_prompt(prompt))
-    dataset = half(load_source(data, images, classnames, image_column, label_column, max_pixels), classes.value)
+    dataset = half(typed(Source, context).load(), classes)
     items = pick_items(dataset, split)
     # Names that the user gives for this data come before those the prompt knows the folders by.
     class_names = dataset.class_names if classnames else classes_of(learned, dataset)
@@ -56,7 +59,7 @@ def evaluate(
     cache = open_cache(no_cache)
     head = as_head(backbone, learned, class_names, cache)
     with progress() as live:
-        readable, seen = readable_features(backbone, items, cache, on_error.value, Bars(live).counter("images"))
+        readable, seen = readable_features(backbone, items, cache, on_error, Bars(live).counter("images"))
     result = evaluate_logits(head.logits(seen), class_names, readable)
     if predictions:
         write_predictions(predictions, result)

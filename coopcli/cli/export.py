@@ -9,7 +9,6 @@ import typer
 
 from . import options
 from .console import print_json, printable, say, talk
-from .options import Device, Dtype
 
 
 def export(
@@ -39,7 +38,7 @@ def export(
     learned = load_learned(find_prompt(prompt))
     names = read_choices(classnames) if classnames else learned.class_names
     source, revision = (model, None) if model else (learned.model, learned.revision)
-    backbone = open_backbone(source, revision, Device.cpu, Dtype.float32, pickles)
+    backbone = open_backbone(source, revision, "cpu", "float32", pickles)
     classifier = Classifier(learned, backbone, names, open_cache(no_cache))
     with talk.status("exporting"):
         content = onnx_bytes(classifier)

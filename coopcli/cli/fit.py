@@ -12,10 +12,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..choices import Classes, Position, RecipeName
 from ..files import PROMPT_FILE
 from . import options
+from .config import settings_of, typed
 from .console import Bars, out, percent, print_json, progress, say
-from .options import Classes, Device, Dtype, OnError, Position, RecipeName
 
 if TYPE_CHECKING:
     from ..data.load import DataSet
@@ -34,6 +35,7 @@ def _shots(text: str) -> int | None:
 
 
 def fit(
+    context: typer.Context,
     data: options.DataArgument = ".",
     shots: Annotated[str, typer.Option("--shots", metavar="N|all", help="Train images per class: 1, 2, 4, 8, 16, ...")] = "16",
     output: Annotated[
@@ -52,7 +54,7 @@ def fit(
     ] = None,
     position: Annotated[
         Position, typer.Option("--position", help="Where the class name stands.", rich_help_panel=CONTEXT)
-    ] = Position.end,
+    ] = "end",
     csc: Annotated[
         bool, typer.Option("--csc/--no-csc", help="One context for each class (class-specific).", rich_help_panel=CONTEXT)
     ] = False,
@@ -73,7 +75,7 @@ def fit(
         RecipeName,
         typer.Option("--recipe", rich_help_panel=RECIPE,
                      help="The paper's, or fast: 200 steps of Adam over all images. The next options change parts of it."),
-    ] = RecipeName.paper,
+    ] = "paper",
     epochs: Annotated[
         int | None,
         typer.Option("--epochs", min=1, rich_help_panel=RECIPE,
@@ -116,10 +118,10 @@ def fit(
     image_column: options.ImageColumnOption = None,
     label_column: options.LabelColumnOption = None,
     max_pixels: options.MaxPixelsOption = None,
-    on_error: options.OnErrorOption = OnError.fail,
-    classes: options.ClassesOption = Classes.all,
-    device: options.DeviceOption = Device.auto,
-    dtype: options.DtypeOption = Dtype.float32,
+    on_error: options.OnErrorOption = "fail",
+    classes: options.ClassesOption = "all",
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "float32",
     class_chunk: Annotated[
         int | None,
         typer.Option("--class-chunk", metavar="N", min=0, rich_help_panel=options.MACHINE, show_default="as memory demands",
@@ -162,39 +164,33 @@ def fit(
     from ..learning.fit import fit as fit_prompt
     from ..learning.recipe import fast_recipe, paper_recipe
     from ..settings import RESOLVED
-    from .setup import load_source, open_backbone, open_cache
+    from .setup import Source, open_backbone, open_cache
 
     if init is not None and reference_init is not None:
         raise UsageError("--init and --reference-init both say where to start; choose one")
-    dataset = load_source(data, images, classnames, image_column, label_column, max_pixels)
-    n_classes = len(half(dataset, classes.value).class_names)
+    dataset = typed(Source, context).load()
+    n_classes = len(half(dataset, classes).class_names)
     wanted: dict[str, Any] = {
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "warmup_epochs": warmup_epochs, "warmup_lr": warmup_lr,
         "momentum": momentum, "weight_decay": weight_decay, "views": wanted_views,
     }  # fmt: skip
-    chosen = fast_recipe() if recipe is RecipeName.fast else paper_recipe(wanted_shots, n_classes)
+    chosen = fast_recipe() if recipe == "fast" else paper_recipe(wanted_shots, n_classes)
     chosen = replace(chosen, **{key: value for key, value in wanted.items() if value is not None})
     folder = output or default_folder(dataset, model, shots, seed, position, csc, classes)
     check_writable(folder)  # now, not after an hour of training
     backbone = open_backbone(model, revision, device, dtype, pickles)
     length = context_length or (len(tokenize(backbone.tokenizer, init)) if init else 16)
-    settings = ContextSettings(length, position.value, csc)
+    settings = ContextSettings(length, position, csc)
     start = (
         init
         if reference_init is None
         else read_initial_context(reference_init, settings, n_classes, backbone.text_encoder.width)
     )
-    resolved = {
-        "data": data, "images": images, "classnames": classnames, "image-column": image_column, "label-column": label_column,
-        "max-pixels": max_pixels, "on-error": on_error.value, "classes": classes.value,
-        "shots": wanted_shots or "all", "seed": seed, "model": model, "revision": backbone.revision or revision,
-        "allow-pickle-weights": pickles,
-        "context-length": settings.n_ctx, "position": settings.position, "csc": settings.csc, "init": init,
-        "reference-init": reference_init,
-        "template": template, "recipe": recipe.value, "epochs": chosen.epochs, "lr": chosen.lr, "batch-size": chosen.batch_size,
-        "warmup-epochs": chosen.warmup_epochs, "warmup-lr": chosen.warmup_lr, "momentum": chosen.momentum,
-        "weight-decay": chosen.weight_decay, "views": chosen.views or "online",
-        "device": backbone.device.type, "dtype": dtype.value, "class-chunk": class_chunk,
+    resolved = settings_of(context) | {
+        "shots": wanted_shots or "all", "revision": backbone.revision or revision, "context-length": settings.n_ctx,
+        "epochs": chosen.epochs, "lr": chosen.lr, "batch-size": chosen.batch_size, "warmup-epochs": chosen.warmup_epochs,
+        "warmup-lr": chosen.warmup_lr, "momentum": chosen.momentum, "weight-decay": chosen.weight_decay,
+        "views": chosen.views or "online", "device": backbone.device.type,
         RESOLVED: {
             "fingerprint": backbone.fingerprint, "optimizer": chosen.optimizer,
             "reference-init-sha256": reference_init and hashlib.sha256(reference_init.read_bytes()).hexdigest(),
@@ -212,9 +208,9 @@ def fit(
             record(epoch_numbers(log), log.epoch)
 
         result = fit_prompt(
-            backbone, dataset, chosen, settings, wanted_shots, seed, start, template, classes.value, cache,
+            backbone, dataset, chosen, settings, wanted_shots, seed, start, template, classes, cache,
             class_chunk, Watch(bars.update, lambda: begin_run(folder, resolved), on_epoch), checkpoint_of(folder),
-            on_error.value,
+            on_error,
         )  # fmt: skip
         record(final_numbers(result), len(result.log))
     write_run(folder, result, resolved)
@@ -237,7 +233,7 @@ def default_folder(
     """`coop-runs/<data>-<model>-<variant>-<shots>shots-seed<seed>`."""
     from ..names import short_name
 
-    variant = f"{position.value}{'-csc' if csc else ''}{'' if classes is Classes.all else f'-{classes.value}'}"
+    variant = "-".join([position, *["csc"] * csc, *[classes] * (classes != "all")])
     return Path(options.RUNS_FOLDER) / f"{Path(dataset.name).name}-{short_name(model)}-{variant}-{shots}shots-seed{seed}"
 
 

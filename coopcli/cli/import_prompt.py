@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from ..choices import Position
 from . import options
 from .console import out, print_json, say
-from .options import Device, Dtype, Position
 
 
 def import_prompt(
@@ -30,7 +30,7 @@ def import_prompt(
     pickles: options.PicklesOption = False,
     position: Annotated[
         Position, typer.Option("--position", help="Where the class name stood: the checkpoint does not say.")
-    ] = Position.end,
+    ] = "end",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", rich_help_panel=options.OUTPUT, show_default="CHECKPOINT.safetensors",
@@ -50,8 +50,8 @@ def import_prompt(
 
     found, pairs = read_checkpoint(checkpoint), read_class_list(classnames)
     names, folders = tuple(name for _, name in pairs), tuple(folder or name for folder, name in pairs)
-    backbone = open_backbone(model, revision, Device.cpu, Dtype.float32, pickles)
-    prompt = import_checkpoint(found, backbone, names, folders, position.value)
+    backbone = open_backbone(model, revision, "cpu", "float32", pickles)
+    prompt = import_checkpoint(found, backbone, names, folders, position)
     path = output or Path(f"{checkpoint.name}.safetensors")
     prompt.save(path)
     if json:
@@ -60,5 +60,5 @@ def import_prompt(
     else:
         shape = f"{prompt.settings.n_ctx} vectors of {backbone.text_encoder.width}"
         owner = "for each class" if prompt.settings.csc else "for all classes"
-        out.print(f"{len(names)} classes, {shape} {owner}, class name at position {position.value}")
+        out.print(f"{len(names)} classes, {shape} {owner}, class name at position {position}")
         say(f"prompt: {path}")

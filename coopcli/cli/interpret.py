@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from ..choices import Metric
 from . import options
 from .console import Bars, out, print_json, progress, shown
-from .options import Device, Dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +23,6 @@ if TYPE_CHECKING:
     from ..learned.prompt import LearnedPrompt
 
     Gains = list[tuple[str, float]]
-
-
-class Metric(StrEnum):
-    """How far a token is from a vector."""
-
-    euclidean = "euclidean"
-    cosine = "cosine"
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ def interpret(
     ] = None,
     metric: Annotated[
         Metric, typer.Option("--metric", help="By distance, or by direction alone: 1 - cosine similarity.")
-    ] = Metric.euclidean,
+    ] = "euclidean",
     words: Annotated[bool, typer.Option("--words", help="Whole words only, no pieces of words nor signs.")] = False,
     moved: Annotated[
         bool,
@@ -83,7 +75,7 @@ def interpret(
         ),
     ] = None,
     model: options.SameModelOption = None,
-    device: options.DeviceOption = Device.auto,
+    device: options.DeviceOption = "auto",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
@@ -117,7 +109,7 @@ def interpret(
 
     @lru_cache
     def open_model(name: str, revision: str | None) -> Lexicon:
-        backbone = open_backbone(name, revision, device, Dtype.float32, pickles)
+        backbone = open_backbone(name, revision, device, "float32", pickles)
         return _lexicon(backbone, metric, words, template, cache)
 
     readings = []
@@ -128,7 +120,7 @@ def interpret(
     if json:
         objects = [_as_dict(reading) for reading in readings]
         content = objects[0] if len(objects) == 1 else {"prompts": objects}
-        print_json({"command": "interpret", "metric": metric.value, "words": words, **content})
+        print_json({"command": "interpret", "metric": metric, "words": words, **content})
     else:
         show(readings)
 
@@ -143,7 +135,7 @@ def _lexicon(backbone: Backbone, metric: Metric, words: bool, template: str | No
     if template is not None:
         with progress() as live:
             features = encode_words(backbone, texts, template, cache, Bars(live).counter("words"))
-    spacing = token_spacing(backbone.text_encoder.token_embedding, metric.value, among)
+    spacing = token_spacing(backbone.text_encoder.token_embedding, metric, among)
     return Lexicon(backbone, among, spacing, texts, features)
 
 
@@ -159,7 +151,7 @@ def _read(
     contexts = prompt.context if prompt.settings.csc else prompt.context[None]
     owners = distinct(prompt.class_names) if prompt.settings.csc else (None,)
     table = backbone.text_encoder.token_embedding
-    near = nearest_tokens(contexts.flatten(0, 1), table, backbone.tokenizer, top, metric.value, lexicon.among)
+    near = nearest_tokens(contexts.flatten(0, 1), table, backbone.tokenizer, top, metric, lexicon.among)
     moved = None
     if template is not None and lexicon.word_features is not None:
         before = hand_written_features(backbone, [template], prompt.class_names, cache)

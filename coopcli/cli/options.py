@@ -2,58 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..choices import DEFAULT_MODEL as DEFAULT_MODEL
+from ..choices import Classes, Device, Dtype, OnError
+from ..files import RUNS_FOLDER as RUNS_FOLDER
 from .config import use_settings
-
-
-class Device(StrEnum):
-    """Where the towers run."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dtype(StrEnum):
-    """What the towers compute in."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Position(StrEnum):
-    """Where the class name stands in the prompt."""
-
-    end = "end"
-    middle = "middle"
-    front = "front"
-
-
-class Classes(StrEnum):
-    """Which half of the classes to use."""
-
-    all = "all"
-    base = "base"
-    new = "new"
-
-
-class RecipeName(StrEnum):
-    """How the context is trained."""
-
-    paper = "paper"
-    fast = "fast"
-
-
-class OnError(StrEnum):
-    """What to do about an image that cannot be read."""
-
-    skip = "skip"
-    fail = "fail"
 
 
 def read_views(text: str) -> int:
@@ -69,8 +26,6 @@ DATA_HELP = (
     "A folder of class folders, a folder with train/, val/, test/ of those, a split_zhou_*.json (with --images), a table "
     "of paths and labels (CSV, TSV, JSON lines), or a data set of the `datasets` library: a hub id or a local one."
 )
-DEFAULT_MODEL = "openai/clip-vit-base-patch16"  # as in backbone.py, which is too heavy to import for --help
-RUNS_FOLDER = "coop-runs"
 MODEL, IMAGES, MACHINE, OUTPUT = "Model", "Data", "Machine", "Output"
 
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]

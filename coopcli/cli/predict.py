@@ -13,7 +13,6 @@ from rich.cells import cell_len
 
 from . import options
 from .console import percent, print_json, printable, progress, say
-from .options import Device, Dtype
 
 if TYPE_CHECKING:
     from ..learned.predict import Prediction
@@ -37,11 +36,11 @@ def predict(
         typer.Option("--threshold", metavar="P", min=0, max=1, help='Say "none of these" where no class has this probability.'),
     ] = 0.0,
     classnames: options.ClassListOption = None,
-    on_error: options.OnErrorOption = options.OnError.skip,
+    on_error: options.OnErrorOption = "skip",
     max_pixels: options.MaxPixelsOption = None,
     model: options.SameModelOption = None,
-    device: options.DeviceOption = Device.auto,
-    dtype: options.DtypeOption = Dtype.float32,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "float32",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.", rich_help_panel=options.OUTPUT)] = False,
@@ -81,7 +80,7 @@ def predict(
         bar = live.add_task("images", total=None, note="")
         for found in predictions(classifier, items, top, threshold):
             if isinstance(found, CoopError):
-                if on_error is options.OnError.fail:
+                if on_error == "fail":
                     raise found
                 skipped += 1
                 say(f"note: {found}")

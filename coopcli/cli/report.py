@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..choices import Dtype
 from ..files import RESULTS_FILE
 from . import options
 from .console import Bars, print_json, progress, say
-from .options import Device, Dtype
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
@@ -31,7 +31,7 @@ def report(
                      help="Page to write."),
     ] = None,
     model: options.SameModelOption = None,
-    device: options.DeviceOption = Device.auto,
+    device: options.DeviceOption = "auto",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
@@ -52,13 +52,12 @@ def report(
     fits = [read_run(folder) for folder in runs if not (folder / RESULTS_FILE).is_file()]
 
     @lru_cache
-    def open_model(name: str, revision: str | None, dtype: str) -> Backbone:
-        return open_backbone(name, revision, device, Dtype(dtype), pickles)
+    def open_model(name: str, revision: str | None, dtype: Dtype) -> Backbone:
+        return open_backbone(name, revision, device, dtype, pickles)
 
     def model_of(run: Run) -> Backbone:
-        dtype = str(run.prompt.training.get("dtype"))
-        known = dtype if dtype in list(Dtype) else Dtype.float32.value
-        return open_model(model or run.prompt.model, None if model else run.prompt.revision, known)
+        dtype: Dtype = "bfloat16" if run.prompt.training.get("dtype") == "bfloat16" else "float32"
+        return open_model(model or run.prompt.model, None if model else run.prompt.revision, dtype)
 
     looks = []
     if fits:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from ..choices import Device, Dtype
 from ..clip.backbone import Backbone, load_backbone
 from ..clip.cache import FeatureCache, default_cache_folder
 from ..clip.pixels import allow_pixels
@@ -13,7 +15,6 @@ from ..errors import CoopError
 from ..experiments.plots import check_matplotlib
 from ..hub import prompt_path
 from .console import say, shown, talk
-from .options import Device, Dtype
 
 
 def find_prompt(source: str) -> Path:
@@ -25,7 +26,7 @@ def find_prompt(source: str) -> Path:
 def open_backbone(model: str, revision: str | None, device: Device, dtype: Dtype, pickles: bool = False) -> Backbone:
     """Load the model, saying so while it lasts."""
     with talk.status(f"loading {shown(model)}"):
-        return load_backbone(model, revision, device.value, dtype.value, pickles)
+        return load_backbone(model, revision, device, dtype, pickles)
 
 
 def open_cache(no_cache: bool) -> FeatureCache:
@@ -36,18 +37,22 @@ def open_cache(no_cache: bool) -> FeatureCache:
     return cache
 
 
-def load_source(
-    data: str,
-    images: Path | None,
-    classnames: Path | None,
-    image_column: str | None,
-    label_column: str | None,
-    max_pixels: int | None,
-) -> DataSet:
-    """DATA, read as the options say; from here on, images may have `max_pixels`."""
-    if max_pixels:
-        allow_pixels(max_pixels)
-    return load_data(data, images, classnames, image_column, label_column)
+@dataclass(frozen=True)
+class Source:
+    """DATA and the options that say how to read it."""
+
+    data: str
+    images: Path | None
+    classnames: Path | None
+    image_column: str | None
+    label_column: str | None
+    max_pixels: int | None
+
+    def load(self) -> DataSet:
+        """List the images; from here on, an image may have `max_pixels`."""
+        if self.max_pixels:
+            allow_pixels(self.max_pixels)
+        return load_data(self.data, self.images, self.classnames, self.image_column, self.label_column)
 
 
 def can_draw() -> bool:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 from rich.table import Table
 
+from ..choices import Position, RecipeName
 from ..files import CELLS_FOLDER
 from . import options
+from .config import settings_of, typed
 from .console import Bars, out, print_json, progress, say, shown
-from .options import Classes, Device, Dtype, Position, RecipeName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ..experiments.summary import Line
 
 T = TypeVar("T")
-AXES = "Axes"
+AXES_PANEL = "Axes"
+AXES = {"methods", "shots", "seeds", "model", "context-length", "position", "csc", "init", "recipe"}  # a grid may grow by these
 YesNo = {"no": False, "yes": True}
 
 
@@ -65,42 +66,43 @@ def _one_of(known: Sequence[str]) -> Callable[[str], str]:
 
 
 def sweep(
+    context: typer.Context,
     data: options.DataArgument = ".",
     methods: Annotated[
         str,
-        typer.Option("--methods", metavar="A,B,...", rich_help_panel=AXES,
+        typer.Option("--methods", metavar="A,B,...", rich_help_panel=AXES_PANEL,
                      help="zeroshot, ensemble, coop, linear-probe, lp++, tip-adapter, tip-adapter-f, text-bias, "
                           "text-transform, fine-tune."),
     ] = "zeroshot,ensemble,linear-probe,coop",
     shots: Annotated[
-        str, typer.Option("--shots", metavar="N,N,...", help="Train images per class; `all` too.", rich_help_panel=AXES)
+        str, typer.Option("--shots", metavar="N,N,...", help="Train images per class; `all` too.", rich_help_panel=AXES_PANEL)
     ] = "1,2,4,8,16",
     seeds: Annotated[
-        str, typer.Option("--seeds", metavar="N,N,...", help="Each draws its images.", rich_help_panel=AXES)
+        str, typer.Option("--seeds", metavar="N,N,...", help="Each draws its images.", rich_help_panel=AXES_PANEL)
     ] = "1,2,3",
     model: Annotated[
-        str, typer.Option("--model", metavar="A,B,...", help="Models, as for `coop fit`.", rich_help_panel=AXES)
+        str, typer.Option("--model", metavar="A,B,...", help="Models, as for `coop fit`.", rich_help_panel=AXES_PANEL)
     ] = options.DEFAULT_MODEL,
     context_length: Annotated[
         str | None,
         typer.Option("--context-length", metavar="M,M,...", show_default="16, or the tokens of --init",
-                     help="Context lengths of `coop`.", rich_help_panel=AXES),
+                     help="Context lengths of `coop`.", rich_help_panel=AXES_PANEL),
     ] = None,
     position: Annotated[
-        str, typer.Option("--position", metavar="P,P,...", help="end, middle, front.", rich_help_panel=AXES)
+        str, typer.Option("--position", metavar="P,P,...", help="end, middle, front.", rich_help_panel=AXES_PANEL)
     ] = "end",
     csc: Annotated[
-        str, typer.Option("--csc", metavar="no,yes", help="Class-specific contexts, or not.", rich_help_panel=AXES)
+        str, typer.Option("--csc", metavar="no,yes", help="Class-specific contexts, or not.", rich_help_panel=AXES_PANEL)
     ] = "no",
     init: Annotated[
         list[str] | None,
-        typer.Option("--init", metavar="WORDS", show_default="random", rich_help_panel=AXES,
+        typer.Option("--init", metavar="WORDS", show_default="random", rich_help_panel=AXES_PANEL,
                      help='Words to start from; repeatable; "random" for a random context.'),
     ] = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", metavar="R,R", help="paper, fast.", rich_help_panel=AXES)
+        str, typer.Option("--recipe", metavar="R,R", help="paper, fast.", rich_help_panel=AXES_PANEL)
     ] = "paper",
-    classes: options.ClassesOption = Classes.all,
+    classes: options.ClassesOption = "all",
     template: Annotated[
         str, typer.Option("--template", metavar="TEXT", help="The hand-written prompt.")
     ] = "a photo of a {}.",
@@ -127,8 +129,8 @@ def sweep(
     image_column: options.ImageColumnOption = None,
     label_column: options.LabelColumnOption = None,
     max_pixels: options.MaxPixelsOption = None,
-    device: options.DeviceOption = Device.auto,
-    dtype: options.DtypeOption = Dtype.float32,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "float32",
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", min=1, show_default="as many as pay", rich_help_panel=options.MACHINE,
@@ -155,16 +157,16 @@ def sweep(
     from ..experiments.sweep import sweep as run_sweep
     from ..experiments.sweep_folder import write_results
     from ..learning.methods.linear_probe import check_sklearn
-    from .setup import can_draw, load_source
+    from .setup import Source, can_draw
 
     variants = [
         Variant(*axes)  # type: ignore[arg-type]
         for axes in product(
             _axis(context_length, _count, "--context-length") if context_length else [None],
-            _axis(position, _one_of([p.value for p in Position]), "--position"),
+            _axis(position, _one_of(get_args(Position)), "--position"),
             _axis(csc, lambda word: YesNo[_one_of([*YesNo])(word)], "--csc"),
             [None if words == "random" else _words(words) for words in init or ["random"]],
-            _axis(recipe, _one_of([r.value for r in RecipeName]), "--recipe"),
+            _axis(recipe, _one_of(get_args(RecipeName)), "--recipe"),
         )
     ]
     grid = Grid(
@@ -175,25 +177,16 @@ def sweep(
         variants=variants,
     )
     n_views = options.read_views(views)
-    plan = Plan(template, tuple(read_templates(templates)), classes.value, device.value, dtype.value, pickles, n_views)
-    load = partial(load_source, data, images, classnames, image_column, label_column, max_pixels)
+    plan = Plan(template, tuple(read_templates(templates)), classes, device, dtype, pickles, n_views)
+    load = typed(Source, context).load
     plot = plot and can_draw()
     if "linear-probe" in grid.methods:
         check_sklearn()
     dataset = load()
-    of_half = "" if classes is Classes.all else f"-{classes}"
+    of_half = "" if classes == "all" else f"-{classes}"
     folder = output or Path(options.RUNS_FOLDER) / f"sweep-{Path(dataset.name).name}{of_half}"
-    axes = {
-        "methods": methods, "shots": shots, "seeds": seeds, "model": model, "context-length": context_length,
-        "position": position, "csc": csc, "init": init, "recipe": recipe,
-    }  # fmt: skip
-    settings = {
-        "data": data, "images": images and str(images), "classnames": classnames and str(classnames),
-        "image-column": image_column, "label-column": label_column, "max-pixels": max_pixels, "classes": classes.value,
-        "template": template, "templates": templates, "views": n_views or "online", "device": device.value,
-        "dtype": dtype.value, "allow-pickle-weights": pickles, **axes,
-    }  # fmt: skip
-    check_run(folder, settings, overwrite, free=axes)
+    settings = settings_of(context) | {"views": n_views or "online"}
+    check_run(folder, settings, overwrite, free=AXES)
     if overwrite:
         shutil.rmtree(folder / CELLS_FOLDER, ignore_errors=True)
     begin_run(folder, settings, "sweep")

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from . import options
 from .console import Bars, out, print_json, progress, say, shown
-from .options import Device, Dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,8 +61,8 @@ def transfer(
                      help="Folder to write the matrix to.", rich_help_panel=options.OUTPUT),
     ] = None,
     plot: options.PlotOption = True,
-    device: options.DeviceOption = Device.auto,
-    dtype: options.DtypeOption = Dtype.float32,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "float32",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
@@ -110,7 +109,7 @@ def transfer(
     table = matrix(rows)
     first = learned[0][1].training.get("data", "prompts")
     folder = output or Path(options.RUNS_FOLDER) / re.sub(r"[^\w.-]+", "-", f"transfer-{first}")
-    content = {**provenance(pick_device(device.value)), "command": "transfer", "results": [asdict(row) for row in rows]}
+    content = {**provenance(pick_device(device)), "command": "transfer", "results": [asdict(row) for row in rows]}
     write_atomically(folder / "transfer.csv", csv_of(asdict(row) for row in rows).encode())
     write_json(folder / "transfer.json", content)
     if plot:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..choices import Metric
 from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
@@ -22,7 +23,6 @@ from ..clip.tokens import readable_token
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-Metric = Literal["euclidean", "cosine"]  # cosine: 1 - the cosine similarity
 SAMPLE = 1024  # tokens by which their spacing is told: shares of them are then right to 1 or 2 %
 ROWS = 256  # of distances to a whole vocabulary at a time: 100 MB for 49,408 tokens
 WORDS = 2048  # words to encode at a time

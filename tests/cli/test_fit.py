@@ -1,0 +1,116 @@
+"""`coop fit`: run folders, variants, the same command again, what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import failed, ran, write_picture
+
+from coopcli.settings import read_settings
+
+QUICK = ["--model", "mini", "--epochs", "2", "--views", "2"]
+
+
+@pytest.mark.parametrize("variant", [["--position", "middle"], ["--csc"], ["--position", "front", "--context-length", "3"],
+                                     ["--init", "a photo of a"], ["--csc", "--init", "a photo of a", "--position", "middle"],
+                                     ["--shots", "all"], ["--class-chunk", "2"]])  # fmt: skip
+def test_variants(coop, split_photos, variant):
+    told = json.loads(ran(coop("fit", split_photos, "--shots", "2", *QUICK, *variant, "--json", "-o", "run")))
+    assert told["learned"]["n"] == 9
+    again = json.loads(ran(coop("eval", "run", split_photos, "--json")))
+    assert again["top1"] == told["learned"]["top1"]
+    if "--csc" in variant:
+        assert "green" in ran(coop("interpret", "run"))
+
+
+def test_in_the_current_folder(coop, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    ran(coop("fit", "--shots", "2", *QUICK))
+    ran(coop("fit", "--shots", "2", *QUICK))  # the runs it wrote are no class
+    assert (photos / "coop-runs" / "photos-mini-end-2shots-seed1" / "prompt.safetensors").exists()
+
+
+def test_same_command_same_bytes_in_new_processes(photos, tmp_path):
+    for cache in ("one", "two"):  # cold both times
+        subprocess.run(
+            [sys.executable, "-m", "coopcli", "fit", str(photos), "--shots", "3", *QUICK, "-o", str(tmp_path / cache)],
+            env=os.environ | {"COOP_CACHE": str(tmp_path / f"cache {cache}")}, check=True, capture_output=True,
+        )  # fmt: skip
+    one, two = ((tmp_path / name / "prompt.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_what_is_skipped_is_counted(coop, photos):
+    (photos / "red" / "broken.png").write_bytes(b"")
+    for command in (("zeroshot", photos), ("ensemble", photos, "--template", "art of a {}.")):
+        told = json.loads(ran(coop(*command, "--model", "mini", "--json")))
+        assert told["skipped"] == 1 and told["n"] == sum(map(sum, told["confusion"]))
+    fitted = json.loads(ran(coop("fit", photos, *QUICK, "--on-error", "skip", "--json", "-o", "run")))
+    assert fitted["skipped"] == 1
+    again = json.loads(ran(coop("eval", "run", photos, "--json")))
+    assert (again["skipped"], again["n"]) == (1, told["n"])
+
+
+def test_recipes_and_views(coop, photos):
+    ran(coop("fit", photos, "--model", "mini", "--recipe", "fast", "--epochs", "3", "--views", "online", "-o", "run"))
+    settings = read_settings(Path("run/settings.toml"))
+    kept = {key: settings[key] for key in ("recipe", "epochs", "lr", "batch-size", "views", "resolved")}
+    assert kept.pop("resolved")["optimizer"] == "adam"
+    assert kept == {"recipe": "fast", "epochs": 3, "lr": 0.01, "batch-size": 0, "views": "online"}
+    for wrong in (("--views", "none"), ("--views", "0"), ("--recipe", "slow")):
+        code, out, err = coop("fit", photos, *QUICK, *wrong)
+        assert (code, out) == (2, "") and wrong[1] in err
+
+
+def test_the_same_run_again_and_another_in_its_folder(coop, photos):
+    fit = ["fit", photos, "--shots", "2", *QUICK, "-o", "run"]
+    ran(coop(*fit))
+    ran(coop(*fit))
+    failed(coop(*fit, "--seed", "2"), 2, "run of other settings", "seed: 1 -> 2", "--overwrite")
+    ran(coop(*fit, "--seed", "2", "--overwrite"))
+
+
+def test_bad_data(coop, photos, tmp_path):
+    (photos / "yellow").mkdir()
+    failed(coop("fit", photos, *QUICK), 1, "yellow", "holds no images")
+    (photos / "yellow" / "bad.png").write_bytes(b"not an image")
+    failed(coop("fit", photos, "--shots", "1", *QUICK), 1, "yellow/bad.png", "cannot be read")
+    write_picture(tmp_path / "single" / "red" / "0.png")
+    failed(coop("fit", "single", *QUICK), 1, "one class only")
+    (tmp_path / "empty").mkdir()
+    failed(coop("fit", "empty", *QUICK), 1, "no class folders")
+    (tmp_path / "names").write_text(json.dumps({"red": "red " * 90}))
+    (photos / "yellow" / "bad.png").unlink()
+    (photos / "yellow").rmdir()
+    failed(coop("fit", photos, *QUICK, "--classnames", "names"), 1, "is too long", "77")
+    assert not (tmp_path / "coop-runs").exists()
+
+
+def test_an_output_that_cannot_be_written(coop, photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    failed(coop("fit", photos, "--shots", "1", *QUICK, "-o", "file/run"), 2, "file/run", "cannot be written")
+
+
+def test_ctrl_c_keeps_the_last_whole_epoch(photos, tmp_path):
+    command = [sys.executable, "-m", "coopcli", "fit", str(photos), "--shots", "3", "--model", "mini", "--epochs", "100000"]
+    command += ["-o", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    deadline = time.time() + 120
+    while not checkpoint.exists() and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == ""
+    assert err.count("\n") == 1 and err.startswith("coop: stopped; the same command goes on from here")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.toml", "checkpoint.safetensors"}
+
+
+def test_fit_draws_its_figures(coop, photos, tmp_path):
+    ran(coop("fit", photos, "--shots", "2", *QUICK, "-o", "run", "--plot"))
+    assert {path.name for path in (tmp_path / "run").glob("*.png")} == {"confusion.png", "similarity.png"}
