@@ -1,6 +1,6 @@
-"""The values that options of commands and arguments of functions choose among, and what they are by default.
+"""The values that command options and function arguments accept, and their defaults.
 
-Nothing heavy is imported here: the command line reads them before PyTorch is loaded.
+Imports nothing heavy: the command line reads this module before PyTorch is loaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The errors a user can mend. The command line prints their one line; anything else is a defect."""
+"""Errors that a user can fix. The command line prints them as one line; any other exception is a defect."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ class CoopError(Exception):
 
 
 class UsageError(CoopError):
-    """The command is at fault: an option, a contradiction, a path that is not there. Exit code 2."""
+    """The command is at fault: an option, a contradiction, a missing path. Exit code 2."""

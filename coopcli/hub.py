@@ -1,4 +1,4 @@
-"""The Hugging Face hub: whether it can be reached, prompts that are fetched from it and pushed to it."""
+"""The Hugging Face hub: reachability, fetching prompts, pushing prompts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPT_FILES = (PROMPT_FILE, HEAD_FILE, f"{TUNED_FOLDER}/*")
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where a push went: the page that shows it, the commit, and the files that were sent."""
+    """The result of a push: the page that shows it, the commit, and the files sent."""
 
     url: str
     commit: str
@@ -31,9 +31,9 @@ class Pushed:
 
 
 def prepare_hub() -> None:
-    """Without a way to the hub, let its clients use what is on this machine at once.
+    """Switch the hub's clients to offline mode when the hub cannot be reached.
 
-    Otherwise they try again for half a minute. Behind a proxy only they can tell.
+    Otherwise they retry for half a minute. Behind a proxy nothing is checked: only the clients can tell.
     """
     if os.environ.get("HF_HUB_OFFLINE") or any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
         return
@@ -48,11 +48,11 @@ def prepare_hub() -> None:
 
 
 def prompt_path(source: str) -> Path:
-    """Where the prompt that a command names lies: a path of this machine, else `user/name` or `user/name@revision` on the hub.
+    """Resolve a PROMPT argument: a local path, else `user/name` or `user/name@revision` on the hub.
 
-    From the hub only the prompt's own files are fetched, into the hub's cache, where they serve without a network, too.
-    Raises UsageError for a repository or revision that is not there, CoopError when the hub does not give what it has.
-    A path that is not there and can be no name on the hub comes back as it is.
+    Only the prompt's own files are fetched, into the hub's cache, where they can be used offline later.
+    Raises UsageError for an unknown repository or revision, CoopError when the download fails.
+    A missing path that cannot be a hub name is returned unchanged.
     """
     match = HUB_ID.fullmatch(source)
     if not match or source.endswith(".safetensors") or Path(source).exists():
@@ -63,19 +63,19 @@ def prompt_path(source: str) -> Path:
 
         folder = Path(snapshot_download(repo, revision=match["revision"], allow_patterns=list(PROMPT_FILES)))
     if not any((folder / name).is_file() for name in PROMPT_FILES):
-        raise CoopError(f'"{repo}" on the hub holds no prompt of coop (no {PROMPT_FILE})')
+        raise CoopError(f'"{repo}" on the hub contains no coop prompt (no {PROMPT_FILE})')
     return folder
 
 
 def push(files: Mapping[str, Path], card: str, target: str, message: str, private: bool = False) -> Pushed:
-    """Send the files of a prompt, by their names there, with its card to `user/name` or `user/name@branch` on the hub.
+    """Upload a prompt's files (by their names in the repository) and its card to `user/name` or `user/name@branch`.
 
-    Repository and branch are made where they are not there yet. Raises UsageError for a name that cannot be, without a
-    login, and for a public repository that should be `private`; CoopError when the hub does not take it.
+    Creates the repository and the branch if needed. Raises UsageError for an invalid name, without a login, and for a
+    public repository that should be `private`; CoopError when the hub refuses.
     """
     match = HUB_ID.fullmatch(target)
     if not match:
-        raise UsageError(f'"{target}" is no name on the hub; it has the form user/name or user/name@branch')
+        raise UsageError(f'"{target}" is not a hub name; write user/name or user/name@branch')
     repo, branch = match["repo"], match["revision"]
     with _asking(repo, branch):
         from huggingface_hub import CommitOperationAdd, HfApi, get_token
@@ -86,7 +86,7 @@ def push(files: Mapping[str, Path], card: str, target: str, message: str, privat
         url: str = api.create_repo(repo, private=private or None, exist_ok=True)
         if private and not api.model_info(repo).private:
             raise UsageError(
-                f'"{repo}" is there already and is public; make it private on {url}/settings, or leave out --private'
+                f'"{repo}" already exists and is public; make it private on {url}/settings, or leave out --private'
             )
         if branch:
             api.create_branch(repo, branch=branch, exist_ok=True)
@@ -98,7 +98,7 @@ def push(files: Mapping[str, Path], card: str, target: str, message: str, privat
 
 @contextmanager
 def _asking(repo: str, revision: str | None) -> Iterator[None]:
-    """Whatever the hub's client raises becomes one line."""
+    """Turn whatever the hub's client raises into one line."""
     prepare_hub()
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -124,7 +124,7 @@ def _why(error: Exception, repo: str, revision: str | None) -> CoopError:
         return CoopError(f'"{repo}" is gated: ask for access on {_endpoint()}/{repo}, then log in (`hf auth login`)')
     if isinstance(error, RepositoryNotFoundError):
         return UsageError(
-            f'there is no "{repo}", neither as a path here nor as a model repository on the hub that you may see '
+            f'"{repo}" is neither a path here nor a model repository on the hub that you may see '
             "(a private one needs `hf auth login` or HF_TOKEN)"
         )
     if isinstance(error, RevisionNotFoundError):

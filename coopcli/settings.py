@@ -11,24 +11,24 @@ from typing import Any
 
 from .errors import UsageError
 
-RESOLVED = "resolved"  # the table of what is no option: --config skips it
+RESOLVED = "resolved"  # the table of values that are not options; --config skips it
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What a settings file says. Raises UsageError for a file that is missing or no TOML."""
+    """Read a settings file. Raises UsageError for a file that is missing or not TOML."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f'settings file "{path}" cannot be read: {error.strerror or error}') from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f'settings file "{path}" is no TOML: {error}') from error
+        raise UsageError(f'settings file "{path}" is not valid TOML: {error}') from error
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:
-    """Settings as TOML: texts, paths, truth values, numbers, lists of these, and tables (mappings) of all of these.
+    """Format settings as TOML: texts, paths, booleans, numbers, lists of these, and tables (mappings) of all of these.
 
-    What is None is left out: TOML has no word for it, and a command takes its default for what is not said.
-    Raises UsageError for a text that is no Unicode, as a path may be: no TOML can hold it.
+    None is left out: TOML has no word for it, and a command uses its default for a missing key.
+    Raises UsageError for a text with lone surrogates, as a path may have: TOML cannot hold it.
     """
     tables = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     outside = {key: value for key, value in settings.items() if key not in tables}
@@ -36,7 +36,7 @@ def to_toml(settings: Mapping[str, Any]) -> str:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two settings, as `key: before -> after`; entries of tables count as if they stood outside."""
+    """List the differences between two settings as `key: before -> after`; entries of tables count as top-level keys."""
     old, new = _flat(before), _flat(after)
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
 
@@ -67,5 +67,5 @@ def _value(value: Any) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{text!r} is no Unicode text, and no settings file can hold it; rename it") from error
+        raise UsageError(f"{text!r} is not valid Unicode, so no settings file can hold it; rename it") from error
     return text

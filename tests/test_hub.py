@@ -129,13 +129,11 @@ def test_what_the_hub_does_not_give(hub, monkeypatch):
     hub.add("alice/gated", FILES, gated="manual")
     hub.add("alice/model", {"model.safetensors": b""})
     for name in ("alice/secret", "alice/nothing"):
-        with pytest.raises(
-            UsageError, match=f'there is no "{name}", neither as a path here nor as a model repository.*hf auth login'
-        ):
+        with pytest.raises(UsageError, match=f'"{name}" is neither a path here nor a model repository.*hf auth login'):
             prompt_path(name)
     with pytest.raises(CoopError, match=f'"alice/gated" is gated: ask for access on {hub.url}/alice/gated'):
         prompt_path("alice/gated")
-    with pytest.raises(CoopError, match=r'"alice/model" on the hub holds no prompt of coop \(no prompt.safetensors\)'):
+    with pytest.raises(CoopError, match=r'"alice/model" on the hub contains no coop prompt \(no prompt.safetensors\)'):
         prompt_path("alice/model")
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     assert (prompt_path("alice/secret") / PROMPT_FILE).is_file()
@@ -201,13 +199,13 @@ def test_what_cannot_be_pushed(hub, run, monkeypatch):
         push(files_of(run), CARD, "alice/flowers", "m")
     assert not hub.asked
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    with pytest.raises(UsageError, match='"flowers" is no name on the hub'):
+    with pytest.raises(UsageError, match='"flowers" is not a hub name'):
         push(files_of(run), CARD, "flowers", "m")
     with pytest.raises(CoopError, match=r'answered 403 for "bob/flowers": You don.t have the rights.*hf auth whoami'):
         push(files_of(run), CARD, "bob/flowers", "m")
     with pytest.raises(CoopError, match=r'^"alice/flowers": Invalid metadata in README.md'):
         push(files_of(run), "---\na: [\n---\n", "alice/flowers", "m")
-    with pytest.raises(UsageError, match='"alice/flowers" is there already and is public'):
+    with pytest.raises(UsageError, match='"alice/flowers" already exists and is public'):
         push(files_of(run), CARD, "alice/flowers", "m", private=True)
     assert PROMPT_FILE not in hub.repos["alice/flowers"].commits[hub.repos["alice/flowers"].branches["main"]]
     monkeypatch.setenv("HF_TOKEN", "hf_mallory")

@@ -40,7 +40,7 @@ def test_what_cannot_be_read(tmp_path):
         read_settings(tmp_path)
     for wrong in (b"shots = ", b"shots = 1\nshots = 2", b"\xff", b"a = " + b"[" * 5000):
         (tmp_path / "wrong.toml").write_bytes(wrong)
-        with pytest.raises(UsageError, match=r'wrong.toml" is no TOML'):
+        with pytest.raises(UsageError, match=r'wrong.toml" is not valid TOML'):
             read_settings(tmp_path / "wrong.toml")
 
 
@@ -114,7 +114,7 @@ def test_a_file_says_what_the_command_line_does_not(told, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_unknown_keys_are_told_of(told, capsys):
+def test_unknown_keys_are_noted(told, capsys):
     assert told("context_length = 8\n[elsewhere]\n")["context_length"] == 16
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith('note: "run.toml": "context_length" is no option') and 'did you mean "context-length"?' in first

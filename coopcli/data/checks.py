@@ -1,4 +1,4 @@
-"""Traps in data, found before time is spent on it. Each function gives its warnings as texts; `warn` tells them."""
+"""Checks of the data before time is spent on it. Each returns its warnings as texts; `warn` logs them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..errors import CoopError
 from ..names import name_key
 from .dataset import DataSet, ImageItem
 
-IMBALANCE = 10  # so many times as many images of one class as of another
-NAMED = 3  # classes that a warning names
+IMBALANCE = 10  # ratio of class sizes that is worth a warning
+NAMED = 3  # classes that a warning lists
 ID = re.compile(r"n\d{8}|\d+")  # of WordNet, as in ImageNet's folders, or a number
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def warn(traps: Iterable[str]) -> None:
 
 
 def name_traps(dataset: DataSet) -> list[str]:
-    """Of the class names: several that are one in a prompt, and ids in the place of names."""
+    """Warn when several class names read the same in a prompt, or look like ids."""
     traps = []
     alike: dict[str, list[str]] = defaultdict(list)
     for folder, name in zip(dataset.folders, dataset.class_names, strict=True):
@@ -35,17 +35,17 @@ def name_traps(dataset: DataSet) -> list[str]:
     for name, folders in alike.items():
         if len(folders) > 1:
             traps.append(
-                f'classes {_some(folders)} are all "{name}" in a prompt, which cannot tell them apart unless each has its own '
+                f'classes {_some(folders)} all read "{name}" in a prompt, which cannot tell them apart unless each has its own '
                 "context; see --classnames"
             )
     ids = [name for name in dataset.class_names if ID.fullmatch(name)]
     if 2 * len(ids) > len(dataset.class_names):
-        traps.append(f"class names such as {_some(ids)} look like ids, which say nothing to CLIP; give names with --classnames")
+        traps.append(f"class names such as {_some(ids)} look like ids, meaningless to CLIP; give names with --classnames")
     return traps
 
 
 def count_traps(class_names: Sequence[str], items: Sequence[ImageItem], what: str = "images") -> list[str]:
-    """Of how many images there are: classes without any, and classes of very different sizes."""
+    """Warn of classes without images and of classes of very different sizes."""
     traps = []
     counts = Counter(item.label for item in items)
     empty = [name for label, name in enumerate(class_names) if not counts[label]]
@@ -56,25 +56,25 @@ def count_traps(class_names: Sequence[str], items: Sequence[ImageItem], what: st
         if n_most >= IMBALANCE * n_least:
             traps.append(
                 f'"{class_names[most]}" has {n_most} {what}, "{class_names[least]}" has {n_least}: '
-                "top-1 goes by the large classes; the macro average, beside it, counts all alike"
+                "top-1 is dominated by the large classes; the macro average counts all classes equally"
             )
     return traps
 
 
 def prompt_traps(known: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """Of a prompt learned for some classes and used on others: not one in common, whatever their order and spelling."""
+    """Warn when a prompt was learned for other classes: none in common, whatever their order and spelling."""
     if set(map(name_key, known)) & set(map(name_key, class_names)):
         return []
     return [
-        f"none of the data's classes ({_some(class_names)}) is one that the prompt was learned for ({_some(known)}); "
-        "if they are the same, name them alike with --classnames"
+        f"the prompt was learned for other classes ({_some(known)}) than the data's ({_some(class_names)}); "
+        "if they are the same, give them the same names with --classnames"
     ]
 
 
 def leak_traps(train: Sequence[ImageItem], test: Sequence[ImageItem]) -> list[str]:
-    """Of test images that are trained on too, to the byte, whatever their names.
+    """Warn of test images that are also trained on, compared byte by byte, whatever their names.
 
-    Of test images in files only those are read that are as large as a train image. What cannot be read is passed over.
+    Only test files of the same size as a train image are read. Unreadable images are skipped.
     """
 
     def content(item: ImageItem) -> tuple[int, bytes] | None:
@@ -90,17 +90,17 @@ def leak_traps(train: Sequence[ImageItem], test: Sequence[ImageItem]) -> list[st
     with ThreadPoolExecutor() as threads:
         trained_on = {key: item for key, item in zip(threads.map(content, train), train, strict=True) if key}
         sizes = {size for size, _ in trained_on}
-        found = zip(test, threads.map(content, test), strict=True)
-        leaks = [(item, trained_on[key]) for item, key in found if key in trained_on]
+        tested_on = zip(test, threads.map(content, test), strict=True)
+        leaks = [(item, trained_on[key]) for item, key in tested_on if key in trained_on]
     if not leaks:
         return []
     item, twin = leaks[0]
     return [
-        f"{len(leaks)} of {len(test)} test images are also trained on, to the byte (first: {item.name} is {twin.name}); "
-        "the accuracy is too good by that"
+        f"{len(leaks)} of {len(test)} test images are byte-identical to train images (first: {item.name} is {twin.name}); "
+        "this inflates the accuracy"
     ]
 
 
 def _some(names: Sequence[str]) -> str:
-    told = ", ".join(f'"{name}"' for name in names[:NAMED])
-    return f"{told} and {len(names) - NAMED} more" if len(names) > NAMED else told
+    listed = ", ".join(f'"{name}"' for name in names[:NAMED])
+    return f"{listed} and {len(names) - NAMED} more" if len(names) > NAMED else listed

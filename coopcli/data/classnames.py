@@ -1,4 +1,4 @@
-"""Classes and their names: the files that name them, and where a named class stands among others."""
+"""Class-name files: reading them, and renaming a data set's classes by them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .lists import load_split_file
 
 logger = logging.getLogger(__name__)
 
-Pair = tuple[str | None, str]  # a class: the data's own name of it, its folder, or None; and its name
+Pair = tuple[str | None, str]  # (folder, or None; class name)
 
 
 def read_class_list(path: Path) -> list[Pair]:
-    """Each class's folder, None where the file has names only, and its name, in the order of the file.
+    """Read (folder, name) of each class, in the order of the file; the folder is None where the file has names only.
 
-    The file is a JSON list of names, a JSON object {folder: name}, a `split_zhou_*.json`, or holds a class a line:
-    `name`, `folder<TAB>name`, or `n01440764 name` as the reference's classnames.txt of ImageNet.
+    The file is a JSON list of names, a JSON object {folder: name}, a `split_zhou_*.json`, or has one class a line:
+    `name`, `folder<TAB>name`, or `n01440764 name` as in the reference's classnames.txt of ImageNet.
     Raises UsageError for a file that is missing or of another form.
     """
     try:
@@ -36,7 +36,7 @@ def read_class_list(path: Path) -> list[Pair]:
         content = None
     pairs: list[Pair] = []
     if content is None:
-        pairs = [_of_line(line) for line in text.splitlines() if line.strip()]
+        pairs = [_parse_line(line) for line in text.splitlines() if line.strip()]
     elif isinstance(content, list) and _are_names(content):
         pairs = [(None, name) for name in content]
     elif isinstance(content, dict) and _are_names(content.values()):
@@ -45,7 +45,7 @@ def read_class_list(path: Path) -> list[Pair]:
         dataset = load_split_file(path)
         pairs = list(zip(dataset.folders, dataset.class_names, strict=True))
     if not pairs or not all(name for _, name in pairs):
-        raise UsageError(f'class-name file "{path}" must hold a list of names, an object of folder: name, or a name a line')
+        raise UsageError(f'class-name file "{path}" must contain a list of names, an object of folder: name, or a name a line')
     return pairs
 
 
@@ -53,7 +53,7 @@ def _are_names(content: Any) -> bool:
     return all(isinstance(name, str) for name in content)
 
 
-def _of_line(line: str) -> Pair:
+def _parse_line(line: str) -> Pair:
     between = "\t" if "\t" in line else " " if re.match(r"n\d{8} ", line) else None
     if not between:
         return None, line.strip()
@@ -62,7 +62,7 @@ def _of_line(line: str) -> Pair:
 
 
 def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
-    """New names for a data set's folders; a file of names alone has one for each class, in their order.
+    """Read new names for a data set's folders; a file of names alone has one for each class, in their order.
 
     Raises UsageError for a file that is missing or of another form.
     """
@@ -70,7 +70,7 @@ def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
     folders = [folder for folder, _ in pairs if folder is not None]
     if folders and len(folders) < len(pairs):
         name = next(name for folder, name in pairs if folder is None)
-        raise UsageError(f'class-name file "{path}" has a line "{name}" without folder among lines of folder<TAB>name')
+        raise UsageError(f'class-name file "{path}" has a line "{name}" without a folder among lines of folder<TAB>name')
     if not folders and len(pairs) != len(dataset.folders):
         raise UsageError(
             f'class-name file "{path}" lists {len(pairs)} names for {len(dataset.folders)} classes; '
@@ -84,19 +84,20 @@ def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
         if len(own) == len(names) and set(map(name_key, names)) == set(own):  # the data's own, in whatever order
             folders = [own[name_key(name)] for name in names]
         return dict(zip(folders or dataset.folders, names, strict=True))
-    there = {*dataset.folders, *dataset.class_names}
     left = [folder for folder in dataset.folders if folder not in folders]
-    strangers = [folder for folder in folders if folder not in there]
+    known = {*dataset.folders, *dataset.class_names}
+    strangers = [folder for folder in folders if folder not in known]
     if left and strangers and len(strangers) < len(folders):
         logger.warning(
-            'class-name file "%s" names "%s", which is no class here, and leaves "%s" as it is', path, strangers[0], left[0]
-        )
+            'class-name file "%s" names "%s", which is not a class of this data, and leaves "%s" unchanged',
+            path, strangers[0], left[0],
+        )  # fmt: skip
     return dict(zip(folders, names, strict=True))
 
 
 def read_choices(path: Path) -> tuple[str, ...]:
-    """The names in a class-name file, to choose among. Raises UsageError for fewer than two, or for one twice."""
+    """Read the names in a class-name file, to choose among. Raises UsageError for fewer than two or a repeated name."""
     names = tuple(name for _, name in read_class_list(path))
     if len(names) < 2 or len(set(names)) < len(names):
-        raise UsageError(f'class-name file "{path}" must hold two names or more, each once')
+        raise UsageError(f'class-name file "{path}" must contain two or more names, each once')
     return names

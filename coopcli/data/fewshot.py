@@ -1,4 +1,4 @@
-"""Few-shot draws, the very lists of the reference (Dassl's `generate_fewshot_dataset`), and base and new classes."""
+"""Few-shot draws, equal to the reference's lists (Dassl's `generate_fewshot_dataset`), and base and new classes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ VAL_SHOTS = 4  # the reference draws min(k, 4) validation images per class
 
 @dataclass(frozen=True)
 class FewShot:
-    """A draw from a data set: images to learn from, to choose by (there may be none), and to test on.
+    """A few-shot draw from a data set: images to train on, to validate on (maybe none), and to test on.
 
-    Labels are places in `class_names`; `folders` are the data's own names of these classes. The rest tells of which data
-    set, and of how many shots (None: all), seed and half of the classes it is a draw.
+    Labels index `class_names`; `folders` are the data's own names of these classes. The other fields describe the draw:
+    the data set's name, shots (None: all), seed and half of the classes.
     """
 
     dataset: str
@@ -34,23 +34,23 @@ class FewShot:
 
     @property
     def sha256(self) -> str:
-        """Of the train list, one name a line: two runs learned from the same images when it is equal."""
+        """The hash of the train list, one name a line: equal for two runs on the same images."""
         return hashlib.sha256("\n".join(item.name for item in self.train).encode()).hexdigest()
 
 
 def in_words(shots: int | None) -> str:
-    """A number of shots, in words."""
+    """Put a number of shots into words."""
     return "all images" if shots is None else f"{shots} shot{'s' * (shots != 1)}"
 
 
 def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Classes = "all") -> FewShot:
-    """Draw `shots` train images per class (None: all), and of `classes` keep those of one half.
+    """Draw `shots` train images per class (None: all), then keep the classes of one half.
 
     The draw comes first, as in the reference: a class gets the same images whether the other half is used or not.
     Raises UsageError for fewer than one shot, CoopError for a half of one class.
     """
     if shots is not None and shots < 1:
-        raise UsageError(f"shots are 1 or more, or None for all images, not {shots}")
+        raise UsageError(f"shots must be 1 or more, or None for all images, not {shots}")
     test = test_items(dataset)
     val = () if test is dataset.splits.get("val") else dataset.splits.get("val", ())
     train, val_drawn = few_shot_lists(dataset.split("train", "all"), val, shots, seed)
@@ -58,8 +58,10 @@ def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Class
     kept = half(dataset, classes)
     labels = label_range(len(dataset.class_names), classes)
     left = tuple(item for item in test if item.name not in drawn)
-    of_half = (with_labels(items, labels) for items in (train, val_drawn, left))
-    return FewShot(dataset.name, shots, seed, classes, kept.class_names, kept.folders, *of_half)
+    return FewShot(
+        dataset.name, shots, seed, classes, kept.class_names, kept.folders,
+        with_labels(train, labels), with_labels(val_drawn, labels), with_labels(left, labels),
+    )  # fmt: skip
 
 
 def test_items(dataset: DataSet) -> tuple[ImageItem, ...]:
@@ -77,20 +79,22 @@ def half(dataset: DataSet, classes: Classes) -> DataSet:
     """
     kept = label_range(len(dataset.class_names), classes)
     if len(kept) < 2:
-        raise CoopError(f"{dataset.name} has {len(dataset.class_names)} classes, {len(kept)} of them {classes}; two are needed")
+        raise CoopError(
+            f"{dataset.name} has {len(dataset.class_names)} classes, {len(kept)} of them {classes}; two or more are needed"
+        )
     part = slice(kept.start, kept.stop)
     splits = {split: with_labels(items, kept) for split, items in dataset.splits.items()}
     return replace(dataset, class_names=dataset.class_names[part], folders=dataset.folders[part], splits=splits)
 
 
 def label_range(n_classes: int, classes: Classes) -> range:
-    """The labels of a half of K classes."""
+    """Return the labels of a half of K classes."""
     middle = (n_classes + 1) // 2
     return {"all": range(n_classes), "base": range(middle), "new": range(middle, n_classes)}[classes]
 
 
 def with_labels(items: Sequence[ImageItem], labels: range) -> tuple[ImageItem, ...]:
-    """The items that have these labels, labelled from 0."""
+    """Return the items with these labels, relabelled from 0."""
     return tuple(replace(item, label=item.label - labels.start) for item in items if item.label in labels)
 
 
@@ -112,6 +116,6 @@ def _draw(items: Sequence[ImageItem], shots: int, rng: random.Random) -> list[Im
     for item in items:
         by_class.setdefault(item.label, []).append(item)
     drawn: list[ImageItem] = []
-    for of_class in by_class.values():
-        drawn += rng.sample(of_class, shots) if len(of_class) >= shots else of_class
+    for candidates in by_class.values():
+        drawn += rng.sample(candidates, shots) if len(candidates) >= shots else candidates
     return drawn

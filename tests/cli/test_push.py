@@ -65,7 +65,7 @@ def test_what_is_no_prompt_is_not_pushed(coop, photos, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     failed(coop("push", "./nowhere", "alice/flowers"), 2, 'there is no prompt file "nowhere"')
     failed(coop("push", photos, "alice/flowers"), 2, "there is no prompt file")
-    failed(coop("eval", "alice/flowers", photos), 2, 'there is no "alice/flowers", neither as a path here nor')
+    failed(coop("eval", "alice/flowers", photos), 2, '"alice/flowers" is neither a path here nor')
     assert not hub.repos
 
 

@@ -25,7 +25,6 @@ from coopcli.clip.pixels import centre
 from coopcli.clip.prompts import ContextSettings, context_prompts, random_context
 from coopcli.clip.text_encoder import TextEncoder
 from coopcli.errors import CoopError, UsageError
-from coopcli.names import short_name
 
 NAMES = ["star", "kite (bird of prey)", "annual_crop", "a small red star on blue"]
 WIDTH, HEADS, LAYERS, FEATURES = 32, 4, 2, 24
@@ -299,12 +298,6 @@ def test_no_token_table_without_the_extra(monkeypatch):
 def test_an_id_of_a_resnet_names_the_form(name):
     with pytest.raises(CoopError, match="cannot be a ResNet; use --model open_clip:RN50/openai"):
         load_backbone(name)
-
-
-def test_short_names_tell_models_apart():
-    assert short_name("open_clip:RN50/openai") == "RN50-openai"
-    assert short_name("open_clip:RN101//some/where/epoch_3.pt") == "RN101-epoch_3"
-    assert short_name("openai/clip-vit-base-patch16") == "clip-vit-base-patch16"
 
 
 @pytest.fixture

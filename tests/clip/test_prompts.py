@@ -3,7 +3,6 @@ import torch
 
 from coopcli.clip.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context, tokenize, word_context
 from coopcli.errors import CoopError, UsageError
-from coopcli.names import readable_name
 
 
 def body(prompt):
@@ -102,7 +101,3 @@ def test_word_context_counts_tokens_not_words(tokenizer):
     assert torch.equal(specific[0], context) and torch.equal(specific[1], context)
     with pytest.raises(UsageError):
         word_context(tokenizer, table, " ", 2, csc=False)
-
-
-def test_readable_name():
-    assert readable_name("annual_crop__land ") == "annual crop land"

@@ -1,13 +1,10 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from coopcli.data.classnames import read_choices, read_class_list
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError, UsageError
-from coopcli.names import distinct, places
 
 # ------------------------------------------------------------------------------------------------ files
 
@@ -54,7 +51,7 @@ def test_class_lists_of_another_form(tmp_path, content):
 @pytest.mark.parametrize("text", ["cat", "cat\ncat"])
 def test_nothing_to_choose(tmp_path, text):
     (tmp_path / "names").write_text(text)
-    with pytest.raises(UsageError, match="two names or more, each once"):
+    with pytest.raises(UsageError, match="two or more names, each once"):
         read_choices(tmp_path / "names")
 
 
@@ -76,10 +73,10 @@ def test_classnames(photos, tmp_path, text):
     [
         ('["one"]', "lists 1 names for 3"),
         ("red crimson", "folder<TAB>name"),
-        ("red\tcrimson\nblue", '"blue" without folder'),
+        ("red\tcrimson\nblue", '"blue" without a folder'),
         ("red crimson\nblue sky\ngreen moss", '"red crimson"; expected folder<TAB>name'),
         ('{"a": "b"}', "names none"),
-        ("7", "must hold"),
+        ("7", "must contain"),
     ],
 )
 def test_bad_classnames(photos, tmp_path, text, reason):
@@ -93,10 +90,10 @@ def test_names_alone_that_are_the_datas_own_go_by_name(photos, tmp_path):
     assert load_data(str(photos), classnames=tmp_path / "names").class_names == ("blue", "green", "Red")
 
 
-def test_a_misspelt_folder_is_told(photos, tmp_path, caplog):
+def test_a_misspelt_folder_is_noted(photos, tmp_path, caplog):
     (tmp_path / "names").write_text("bleu\tsky\ngreen\tmoss\n")
     load_data(str(photos), classnames=tmp_path / "names")
-    assert 'names "bleu", which is no class here, and leaves "blue" as it is' in caplog.text
+    assert 'names "bleu", which is not a class of this data, and leaves "blue" unchanged' in caplog.text
     caplog.clear()
     (tmp_path / "names").write_text("red\tr\ngreen\tg\nblue\tb\nblack\tk\n")  # a file for more classes, as ImageNet's
     assert load_data(str(photos), classnames=tmp_path / "names").class_names == ("b", "g", "r") and not caplog.records
@@ -105,20 +102,3 @@ def test_a_misspelt_folder_is_told(photos, tmp_path, caplog):
 def test_missing_classnames(photos, tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         load_data(str(photos), classnames=tmp_path / "names")
-
-
-# ------------------------------------------------------------------------------------------------ classes by name
-
-
-def test_places_of_names_that_come_twice():
-    known = ["missile", "sun", "missile", "moon"]
-    assert places(known, known) == [0, 1, 2, 3] and places(known, ["moon", "missile", "mars"]) == [3, 0, None]
-    assert places(known, ["missile"] * 3) == [0, 2, 2]
-
-
-@given(st.lists(st.sampled_from(["a", "b", "a (2)", "a (3)"])))
-def test_distinct_names(names):
-    found = distinct(names)
-    assert len(set(found)) == len(found) == len(names)
-    assert all(told == name or told.startswith(f"{name} (") for name, told in zip(names, found, strict=True))
-    assert [told for k, told in enumerate(found) if names[k] not in names[:k]] == list(dict.fromkeys(names))

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from coopcli.data.dataset import DataSet, ImageItem, by_split_name, class_order, column_named, file_item, read_file
 from coopcli.errors import CoopError, UsageError
-from coopcli.names import encodable
 
 
 def data_of(**sizes):
@@ -123,13 +122,6 @@ def test_a_file_that_this_user_may_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)  # root may read all
     with pytest.raises(CoopError, match=r'image ".*a\.jpg" cannot be read: Permission denied'):
         read_file(tmp_path / "a.jpg")
-
-
-@given(st.text(st.characters(exclude_categories=[])))
-def test_every_name_can_be_written(name):
-    written = encodable(name).encode()
-    if not any("\ud800" <= letter <= "\udfff" for letter in name):
-        assert written.decode() == name
 
 
 def test_a_name_that_is_no_text(tmp_path):

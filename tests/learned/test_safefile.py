@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from coopcli.errors import CoopError, UsageError
-from coopcli.files import HEAD_FILE, PROMPT_FILE, write_atomically
+from coopcli.files import HEAD_FILE, PROMPT_FILE
 from coopcli.learned.safefile import is_names, is_text, read, write
 
 SHAPE = st.lists(st.integers(1, 4), min_size=1, max_size=3)
@@ -70,16 +70,3 @@ def test_a_run_folder_holds_a_prompt_or_a_head(tmp_path):
 def test_texts_and_names():
     assert is_text("x" * 1000) and not is_text("x" * 1001) and not is_text(1)
     assert is_names(["a", ""]) and not any(map(is_names, ([], "ab", ("a",), ["a", 1], [["a"]], None)))
-
-
-def test_a_write_that_fails_leaves_what_was(tmp_path, monkeypatch):
-    write_atomically(tmp_path / "file", b"before")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(CoopError, match="No space left"):
-        write_atomically(tmp_path / "file", b"after")
-    assert (tmp_path / "file").read_bytes() == b"before"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]

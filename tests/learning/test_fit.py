@@ -110,7 +110,7 @@ def test_test_images_that_were_trained_on_are_told(mini, split_photos, caplog):
     assert "also trained on" not in caplog.text
     (split_photos / "test" / "red" / "copy.png").write_bytes((split_photos / "train" / "red" / "1.png").read_bytes())
     fit(mini, load_data(str(split_photos)), QUICK, shots=4)
-    assert "1 of 10 test images are also trained on, to the byte (first: test/red/copy.png is train/red/1.png)" in caplog.text
+    assert "1 of 10 test images are byte-identical to train images (first: test/red/copy.png is train/red/1.png)" in caplog.text
 
 
 def test_same_seed_same_bytes(mini, photos, tmp_path):
