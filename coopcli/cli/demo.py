@@ -1,4 +1,4 @@
-"""`coop demo`: the whole story on drawn images, each step a command that one could type."""
+"""`coop demo`: the whole story on satellite photographs and drawn images, each step a command that one could type."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def demo(
     ),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the fits.")] = 1,
 ) -> None:
-    """Draw small data sets and run zeroshot, ensemble, fit, eval and interpret on them.
+    """Run zeroshot, ensemble, fit, eval and interpret on satellite photographs and on small drawn data sets.
 
     Takes about a minute, needs no network, and ends on one table: hand-written, ensemble, learned, gain.
     """
+    from ..demo import satellites
     from ..demo.tasks import TASKS, TEST, TRAIN, draw_demo
 
     coop: Coop = context.find_root().command.main
@@ -41,24 +42,37 @@ def demo(
     table.add_column("task")
     for heading in ("hand-written", "ensemble", "learned", "gain"):
         table.add_column(heading, justify="right")
+
+    def compare(row: str, hand_written: float, ensemble: float, learned: float) -> None:
+        gain = f"{100 * (learned - hand_written):+.1f}"
+        table.add_row(row, percent(hand_written), percent(ensemble), percent(learned), gain)
+
+    def learn(name: str, *template: str) -> tuple[float, float, float]:
+        """Top-1 of the hand-written prompt, the ensemble and the learned prompt on a data set's test images."""
+        data, run = str(folder / name), str(folder / "runs" / name)
+        fit = ["fit", data, *template, "--shots", str(SHOTS), "--model", "mini", "--seed", str(seed), "--output", run]
+        return (
+            _run(coop, ["zeroshot", data, *template, "--model", "mini"])["top1"],
+            _run(coop, ["ensemble", data, "--model", "mini"])["top1"],
+            _run(coop, fit)["top1"],
+        )
+
+    say(
+        f"\nsatellites: land use seen from space; 10 classes, {satellites.TRAIN} train and {satellites.TEST} test photographs each"
+    )
+    satellites.unpack_satellites(folder / "satellites")
+    compare("satellites", *learn("satellites", "--template", satellites.TEMPLATE))
     for name, task in TASKS.items():
         say(f"\n{name}: {task.story}; {len(task.classes)} classes, {TRAIN} train and {TEST} test images each")
-        data, shifted, run = (str(folder / part) for part in (name, f"{name}-shifted", f"runs/{name}"))
-        fit_command = ["fit", data, "--shots", str(SHOTS), "--model", "mini", "--seed", str(seed), "--output", run]
-        on_test = [
-            _run(coop, ["zeroshot", data, "--model", "mini"])["top1"],
-            _run(coop, ["ensemble", data, "--model", "mini"])["top1"],
-            _run(coop, fit_command)["top1"],
-        ]
-        on_shifted = [
+        compare(name, *learn(name))
+        shifted, run = str(folder / f"{name}-shifted"), str(folder / "runs" / name)
+        compare(
+            f"{name}, drawn otherwise",
             _run(coop, ["zeroshot", shifted, "--model", "mini"])["top1"],
             _run(coop, ["ensemble", shifted, "--model", "mini"])["top1"],
             _run(coop, ["eval", run, shifted])["top1"],
-        ]
-        for row, (hand_written, ensemble, learned) in ((name, on_test), (f"{name}, drawn otherwise", on_shifted)):
-            gain = f"{100 * (learned - hand_written):+.1f}"
-            table.add_row(row, percent(hand_written), percent(ensemble), percent(learned), gain)
-    first = str(folder / "runs" / next(iter(TASKS)))
+        )
+    first = str(folder / "runs" / "satellites")
     _run(coop, ["interpret", first, "--top", "3"], quiet=False)
     out.print(table)
     say(f"\nThe images and runs are in {folder}. Next: coop fit on a folder of your own, one folder of images per class.")
