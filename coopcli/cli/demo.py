@@ -57,9 +57,7 @@ def demo(
             _run(coop, fit)["top1"],
         )
 
-    say(
-        f"\nsatellites: land use seen from space; 10 classes, {satellites.TRAIN} train and {satellites.TEST} test photographs each"
-    )
+    say(f"\nsatellites: land use from space; 10 classes, {satellites.TRAIN} train and {satellites.TEST} test photographs each")
     satellites.unpack_satellites(folder / "satellites")
     compare("satellites", *learn("satellites", "--template", satellites.TEMPLATE))
     for name, task in TASKS.items():
