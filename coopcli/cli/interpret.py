@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,36 +15,7 @@ from . import options
 from .console import Bars, out, print_json, progress, shown
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..clip.backbone import Backbone
-    from ..clip.cache import FeatureCache
-    from ..learned.interpret import Movement, NearToken, TokenSpacing
-    from ..learned.prompt import LearnedPrompt
-
-    Gains = list[tuple[str, float]]
-
-
-@dataclass(frozen=True)
-class Lexicon:
-    """What a model's prompts are read by: its tokens, of all or `among` some, and its words with their prompts' features."""
-
-    backbone: Backbone
-    among: list[int] | None
-    spacing: TokenSpacing
-    words: list[str]
-    word_features: Tensor | None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A prompt in words: near tokens by class (None: one context for all) and vector, and where class features moved."""
-
-    name: str
-    prompt: LearnedPrompt
-    spacing: TokenSpacing
-    near: dict[str | None, list[list[NearToken]]]
-    moved: tuple[Gains, list[Movement]] | None
+    from ..learned.interpret import Gains, Lexicon, Reading
 
 
 def interpret(
@@ -62,7 +33,9 @@ def interpret(
     metric: Annotated[
         Metric, typer.Option("--metric", help="By distance, or by direction alone: 1 - cosine similarity.")
     ] = "euclidean",
-    words: Annotated[bool, typer.Option("--words", help="Whole words only, no pieces of words nor signs.")] = False,
+    words: Annotated[
+        bool, typer.Option("--words/--pieces", help="Choose among whole words, or among all tokens: pieces and signs, too.")
+    ] = True,
     moved: Annotated[
         bool,
         typer.Option("--moved", help="Also show which words the class features moved towards, from the hand-written ones."),
@@ -80,14 +53,15 @@ def interpret(
     no_cache: options.NoCacheOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
-    """The tokens nearest to each learned vector, in the same model's token embedding.
+    """Show the words nearest to each learned vector, in the model's own token embedding.
 
-    A trailing hyphen marks a token that does not end a word: "phot-" begins one, "photo" is whole or ends one. "Farther
-    than" tells what a nearest token is worth: the share of tokens that have another token nearer than the vector has its
-    nearest. Near 100 % a vector is near to no token, and the words mean little.
+    "Farther than" says what a nearest word is worth: the share of words that have another word nearer than the vector has
+    its nearest. Near 100 % the vector is near to no word, and the words mean little. With --pieces, a trailing hyphen marks
+    a token that does not end a word: "phot-" begins one, "photo" is whole or ends one.
 
-    --moved encodes every word of the vocabulary in the hand-written prompt, minutes for CLIP on a CPU, and keeps them in
-    the cache. For all classes together, then for each beyond these, it shows the words whose similarity grew most.
+    --moved encodes every word of the vocabulary in the hand-written prompt (minutes for CLIP on a CPU) and keeps the
+    features in the cache. It shows the words whose similarity grew most: for all classes together, then for each class
+    beyond what all have in common.
 
     With --json: `{"prompt", "model", "spacing": {"median", "tokens"}, "contexts": [{"class", "vectors": [[{"token",
     "token_id", "distance"}]], "farther_than": [share]}], "moved": {"all": [{"word", "gain"}], "classes": [{"class",
@@ -96,6 +70,7 @@ def interpret(
     from ..clip.templates import DEFAULT_TEMPLATE
     from ..errors import UsageError
     from ..learned.classifier import check_backbone
+    from ..learned.interpret import lexicon_of, read_prompt
     from ..learned.prompt import load_prompt
     from .setup import find_prompt, open_backbone, open_cache
 
@@ -108,111 +83,72 @@ def interpret(
     cache = open_cache(no_cache)
 
     @lru_cache
-    def open_model(name: str, revision: str | None) -> Lexicon:
+    def open_lexicon(name: str, revision: str | None) -> Lexicon:
         backbone = open_backbone(name, revision, device, "float32", pickles)
-        return _lexicon(backbone, metric, words, template, cache)
+        with progress() as live:
+            return lexicon_of(backbone, metric, words, template, cache, Bars(live).counter("words"))
 
-    readings = []
+    readings: list[tuple[str, Reading]] = []
     for source, prompt in zip(prompts, learned, strict=True):
-        lexicon = open_model(model or prompt.model, None if model else prompt.revision)
+        lexicon = open_lexicon(model or prompt.model, None if model else prompt.revision)
         check_backbone(prompt, lexicon.backbone)
-        readings.append(_read(source, prompt, lexicon, top, metric, template, cache))
+        readings.append((source, read_prompt(prompt, lexicon, top, template, cache)))
     if json:
-        objects = [_as_dict(reading) for reading in readings]
+        objects = [_as_dict(*reading) for reading in readings]
         content = objects[0] if len(objects) == 1 else {"prompts": objects}
         print_json({"command": "interpret", "metric": metric, "words": words, **content})
     else:
-        show(readings)
+        show(readings, "words" if words else "tokens")
 
 
-def _lexicon(backbone: Backbone, metric: Metric, words: bool, template: str | None, cache: FeatureCache) -> Lexicon:
-    from ..clip.tokens import whole_words
-    from ..learned.interpret import encode_words, token_spacing
-
-    known = whole_words(backbone.tokenizer) if words or template is not None else {}
-    among = list(known) if words else None
-    texts, features = list(known.values()), None
-    if template is not None:
-        with progress() as live:
-            features = encode_words(backbone, texts, template, cache, Bars(live).counter("words"))
-    spacing = token_spacing(backbone.text_encoder.token_embedding, metric, among)
-    return Lexicon(backbone, among, spacing, texts, features)
-
-
-def _read(
-    name: str, prompt: LearnedPrompt, lexicon: Lexicon, top: int, metric: Metric, template: str | None, cache: FeatureCache
-) -> Reading:
-    from ..clip.class_features import hand_written_features
-    from ..learned.classifier import learned_features
-    from ..learned.interpret import movements, nearest_tokens
-    from ..names import distinct
-
-    backbone, n_ctx = lexicon.backbone, prompt.settings.n_ctx
-    contexts = prompt.context if prompt.settings.csc else prompt.context[None]
-    owners = distinct(prompt.class_names) if prompt.settings.csc else (None,)
-    table = backbone.text_encoder.token_embedding
-    near = nearest_tokens(contexts.flatten(0, 1), table, backbone.tokenizer, top, metric, lexicon.among)
-    moved = None
-    if template is not None and lexicon.word_features is not None:
-        before = hand_written_features(backbone, [template], prompt.class_names, cache)
-        after = learned_features(backbone, prompt, prompt.class_names, cache)
-        moved = movements(after, before, lexicon.words, lexicon.word_features, top)
-    by_owner = {owner: near[k * n_ctx : (k + 1) * n_ctx] for k, owner in enumerate(owners)}
-    return Reading(name, prompt, lexicon.spacing, by_owner, moved)
-
-
-def _farther_than(reading: Reading, vector: Sequence[NearToken]) -> float:
-    return reading.spacing.share_below(vector[0].distance)
-
-
-def show(readings: Sequence[Reading]) -> None:
-    """Each context as a table, a row for each vector; several prompts side by side."""
-    owners = dict.fromkeys(owner for reading in readings for owner in reading.near)
+def show(readings: Sequence[tuple[str, Reading]], kind: str) -> None:
+    """Print each context as a table, a row for each vector: several prompts side by side. `kind` is words or tokens."""
+    owners = dict.fromkeys(owner for _, reading in readings for owner in reading.near)
     for owner in owners:
         if owner is not None:
             out.print(f"[bold]{shown(owner)}[/bold]")
-        out.print(_contexts([reading for reading in readings if owner in reading.near], owner))
-    for median, name in {reading.spacing.median: reading.prompt.model for reading in readings}.items():
+        out.print(_contexts([(name, reading) for name, reading in readings if owner in reading.near], owner, kind))
+    for median, model in {reading.spacing.median: reading.prompt.model for _, reading in readings}.items():
         out.print(
-            f"[dim]{shown(name)}: half of its tokens have another nearer than {median:.2f}; "
+            f"[dim]{shown(model)}: half of its {kind} have another token nearer than {median:.2f}; "
             "farther than: the share that have one nearer than the vector has[/dim]"
         )
-    for reading in readings:
-        if reading.moved:
+    for name, reading in readings:
+        if reading.movements:
             out.print()
-            _show_moved(reading, reading.name if len(readings) > 1 else None)
+            _show_movements(reading, name if len(readings) > 1 else None)
 
 
-def _contexts(readings: Sequence[Reading], owner: str | None) -> Table:
+def _contexts(readings: Sequence[tuple[str, Reading]], owner: str | None, kind: str) -> Table:
     table = _table("vector")
-    for reading in readings:
-        whose = f"{shown(reading.name)}\n" if len(readings) > 1 else ""
-        table.add_column(f"{whose}nearest tokens (distance)", overflow="fold")
+    for name, _ in readings:
+        whose = f"{shown(name)}\n" if len(readings) > 1 else ""
+        table.add_column(f"{whose}nearest {kind} (distance)", overflow="fold")
         table.add_column("farther\nthan", justify="right", no_wrap=True)
-    for row in range(max(len(reading.near[owner]) for reading in readings)):
+    for row in range(max(len(reading.near[owner]) for _, reading in readings)):
         cells = []
-        for reading in readings:
+        for _, reading in readings:
             vectors = reading.near[owner]
             if row < len(vectors):
                 tokens = ", ".join(f"{shown(token.token)} ({token.distance:.2f})" for token in vectors[row])
-                cells += [tokens, f"{100 * _farther_than(reading, vectors[row]):.0f} %"]
-            else:  # of a shorter context
+                cells += [tokens, f"{100 * reading.farther_than(vectors[row]):.0f} %"]
+            else:  # a shorter context
                 cells += ["", ""]
         table.add_row(str(row + 1), *cells)
     return table
 
 
-def _show_moved(reading: Reading, name: str | None) -> None:
-    if not reading.moved:
+def _show_movements(reading: Reading, name: str | None) -> None:
+    if not reading.movements:
         return
-    common, of_class = reading.moved
+    common, by_class = reading.movements
     if name:
         out.print(f"[bold]{shown(name)}[/bold]")
     table = _table("class features", "left")
     table.add_column("similarity to hand-written", justify="right")
     table.add_column("moved towards (gain in similarity)")
     table.add_row("all together", "", _gains(common))
-    for class_name, movement in zip(reading.prompt.class_names, of_class, strict=True):
+    for class_name, movement in zip(reading.prompt.class_names, by_class, strict=True):
         table.add_row(shown(class_name), f"{movement.similarity:.3f}", _gains(movement.towards))
     out.print(table)
 
@@ -227,28 +163,28 @@ def _gains(gains: Gains) -> str:
     return ", ".join(f"{shown(word)} ({gain:+.2f})" for word, gain in gains) or "no word"
 
 
-def _as_dict(reading: Reading) -> dict[str, Any]:
+def _as_dict(name: str, reading: Reading) -> dict[str, Any]:
     content: dict[str, Any] = {
-        "prompt": reading.name,
+        "prompt": name,
         "model": reading.prompt.model,
         "spacing": {"median": reading.spacing.median, "tokens": len(reading.spacing.distances)},
         "contexts": [
             {
                 "class": owner,
                 "vectors": [[asdict(token) for token in vector] for vector in vectors],
-                "farther_than": [_farther_than(reading, vector) for vector in vectors],
+                "farther_than": [reading.farther_than(vector) for vector in vectors],
             }
             for owner, vectors in reading.near.items()
         ],
     }
-    if reading.moved:
-        common, of_class = reading.moved
-        pairs = zip(reading.prompt.class_names, of_class, strict=True)
+    if reading.movements:
+        common, by_class = reading.movements
+        pairs = zip(reading.prompt.class_names, by_class, strict=True)
         content["moved"] = {
             "all": _listed(common),
             "classes": [
-                {"class": name, "similarity": movement.similarity, "towards": _listed(movement.towards)}
-                for name, movement in pairs
+                {"class": class_name, "similarity": movement.similarity, "towards": _listed(movement.towards)}
+                for class_name, movement in pairs
             ],
         }
     return content

@@ -18,7 +18,11 @@ from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
 from ..clip.templates import DEFAULT_TEMPLATE
-from ..clip.tokens import readable_token
+from ..clip.tokens import readable_token, whole_words
+from ..errors import UsageError
+from ..names import distinct
+from .classifier import learned_features
+from .prompt import LearnedPrompt
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -153,3 +157,89 @@ def encode_words(
         features.append(hand_written_features(backbone, [template], words[start : start + WORDS], cache))
         on_progress(min(start + WORDS, len(words)), len(words))
     return torch.cat(features)
+
+
+Gains = list[tuple[str, float]]  # words with their gains in similarity, largest first
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """What contexts of one model are read by: its tokens, all or `among` these ids, and how far they lie from each other.
+
+    `word_features` [V, p] are those of the one-word prompts of `words`; None where no movement is asked for.
+    """
+
+    backbone: Backbone
+    metric: Metric
+    among: list[int] | None
+    spacing: TokenSpacing
+    words: list[str]
+    word_features: Tensor | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A learned prompt in words.
+
+    `near` holds the nearest tokens of each vector by class (None: one context for all), `movements` what all class
+    features moved towards and where each of them went.
+    """
+
+    prompt: LearnedPrompt
+    spacing: TokenSpacing
+    near: dict[str | None, list[list[NearToken]]]
+    movements: tuple[Gains, list[Movement]] | None
+
+    def farther_than(self, vector: Sequence[NearToken]) -> float:
+        """Give the share of tokens, in [0, 1], that have another token nearer than the vector has its nearest."""
+        return self.spacing.share_below(vector[0].distance)
+
+
+def lexicon_of(
+    backbone: Backbone,
+    metric: Metric = "euclidean",
+    words: bool = False,
+    template: str | None = None,
+    cache: FeatureCache | None = None,
+    on_words: Callable[[int, int], None] = lambda done, total: None,
+) -> Lexicon:
+    """Prepare a model for reading contexts: by all tokens or whole `words` only; with a `template`, for movements too.
+
+    Raises UsageError for whole words of a vocabulary without any.
+    """
+    known = whole_words(backbone.tokenizer) if words or template is not None else {}
+    if words and not known:
+        raise UsageError(f'the vocabulary of "{backbone.name}" holds no whole words; use --pieces')
+    among, texts = list(known) if words else None, list(known.values())
+    features = None if template is None else encode_words(backbone, texts, template, cache, on_words)
+    spacing = token_spacing(backbone.text_encoder.token_embedding, metric, among)
+    return Lexicon(backbone, metric, among, spacing, texts, features)
+
+
+def read_prompt(
+    prompt: LearnedPrompt, lexicon: Lexicon, top: int, template: str | None = None, cache: FeatureCache | None = None
+) -> Reading:
+    """Find the `top` nearest tokens of each vector, and with a `template` where the class features moved from it."""
+    moved = None
+    if template is not None and lexicon.word_features is not None:
+        before = hand_written_features(lexicon.backbone, [template], prompt.class_names, cache)
+        after = learned_features(lexicon.backbone, prompt, prompt.class_names, cache)
+        moved = movements(after, before, lexicon.words, lexicon.word_features, top)
+    near = nearest_by_class(prompt, lexicon.backbone, top, lexicon.metric, lexicon.among)
+    return Reading(prompt, lexicon.spacing, near, moved)
+
+
+def nearest_by_class(
+    prompt: LearnedPrompt,
+    backbone: Backbone,
+    top: int,
+    metric: Metric = "euclidean",
+    among: Sequence[int] | None = None,
+    n_classes: int | None = None,
+) -> dict[str | None, list[list[NearToken]]]:
+    """The nearest tokens of each context vector by class, of the first `n_classes`; None for one context for all."""
+    n_ctx, csc = prompt.settings.n_ctx, prompt.settings.csc
+    owners = distinct(prompt.class_names)[:n_classes] if csc else (None,)
+    contexts = prompt.context[: len(owners)] if csc else prompt.context[None]
+    near = nearest_tokens(contexts.flatten(0, 1), backbone.text_encoder.token_embedding, backbone.tokenizer, top, metric, among)
+    return {owner: near[k * n_ctx : (k + 1) * n_ctx] for k, owner in enumerate(owners)}

@@ -24,9 +24,8 @@ from ..data.load import ImageItem, load_data
 from ..errors import CoopError
 from ..experiments.run_folder import Run
 from ..learned.classifier import check_backbone, learned_logits
-from ..learned.interpret import NearToken, nearest_tokens, token_spacing
+from ..learned.interpret import NearToken, nearest_by_class, token_spacing
 from ..learned.prompt import LearnedPrompt
-from ..names import distinct
 
 MISTAKES = 12  # to show
 THUMBNAIL = 176  # pixels of the longer side: twice what a page shows
@@ -89,14 +88,9 @@ def _differences(run: Run, n: int, top1: float) -> tuple[str, ...]:
 
 def near_tokens(prompt: LearnedPrompt, backbone: Backbone) -> dict[str | None, Vectors]:
     """The nearest tokens of each vector, of CONTEXTS classes at most."""
-    table, csc = backbone.text_encoder.token_embedding, prompt.settings.csc
-    spacing = token_spacing(table)
-    found: dict[str | None, Vectors] = {}
-    owners = distinct(prompt.class_names)[:CONTEXTS] if csc else (None,)
-    for owner, context in zip(owners, prompt.context if csc else prompt.context[None], strict=False):
-        near = nearest_tokens(context, table, backbone.tokenizer, TOKENS)
-        found[owner] = [(vector, spacing.share_below(vector[0].distance)) for vector in near]
-    return found
+    spacing = token_spacing(backbone.text_encoder.token_embedding)
+    near = nearest_by_class(prompt, backbone, TOKENS, n_classes=CONTEXTS)
+    return {owner: [(vector, spacing.share_below(vector[0].distance)) for vector in vectors] for owner, vectors in near.items()}
 
 
 def classify_again(

@@ -48,7 +48,7 @@ def test_fit_then_eval_then_interpret(coop, photos, tmp_path):
 
     near = json.loads(ran(coop("interpret", run, "--top", "2", "--json")))
     assert [len(vector) for vector in near["contexts"][0]["vectors"]] == [2] * 16
-    assert "nearest token" in ran(coop("interpret", run))
+    assert "nearest words" in ran(coop("interpret", run))
 
 
 def test_wrong_paths(coop, photos, tmp_path):

@@ -51,7 +51,7 @@ def test_from_fit_to_the_hub_and_back(coop, photos, hub, tmp_path, monkeypatch):
     assert told["url"] == f"{hub.url}/alice/flowers/tree/second" and told["commit"] == repo.branches["second"]
     assert told["files"] == ["README.md", PROMPT_FILE]
     assert list(Prompt.load("alice/flowers").classes_) == ["blue", "green", "red"]
-    assert "nearest token" in ran(coop("interpret", "alice/flowers@second"))
+    assert "nearest words" in ran(coop("interpret", "alice/flowers@second"))
     rows = json.loads(ran(coop("transfer", "alice/flowers", "alice/flowers@second", photos, "--no-plot", "--json")))["results"]
     assert [(row["file"], row["top1"]) for row in rows[2:]] == [(f"alice/flowers{at}", here["top1"]) for at in ("", "@second")]
     failed(coop("transfer", "alice/flowers@third", photos), 2, '"third"')

@@ -9,6 +9,7 @@ from conftest import failed, ran
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coopcli.errors import UsageError
 from coopcli.learned import interpret
 from coopcli.learned.interpret import encode_words, movements, nearest_tokens, token_spacing
 
@@ -96,6 +97,12 @@ def test_movements_are_the_gains_in_similarity_beyond_the_common_one():
         assert moved.towards == [(word, pytest.approx(value, abs=1e-5)) for word, value in expected]
 
 
+def test_a_vocabulary_without_whole_words_is_refused(mini, monkeypatch):
+    monkeypatch.setattr(interpret, "whole_words", lambda tokenizer: {})
+    with pytest.raises(UsageError, match="no whole words; use --pieces"):
+        interpret.lexicon_of(mini, words=True)
+
+
 def test_what_does_not_move_moves_towards_no_word():
     features = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     common, classes = movements(features, features, ["a", "b"], features[:2], top=2)
@@ -126,11 +133,15 @@ def test_command(coop, seeds):
     assert told["spacing"]["median"] > 0 and "moved" not in told
     table = ran(coop("interpret", "run1"))
     rows = [line for line in table.splitlines() if re.match(r" +\d ", line)]
-    assert len(rows) == 3 and all(re.search(r"\d %$", row.strip()) for row in rows) and "nearest tokens" in table
+    assert len(rows) == 3 and all(re.search(r"\d %$", row.strip()) for row in rows) and "nearest words" in table
+    assert "nearest tokens" in ran(coop("interpret", "run1", "--pieces"))
 
-    words = json.loads(ran(coop("interpret", "run1", "--words", "--metric", "cosine", "--json")))
+    words = json.loads(ran(coop("interpret", "run1", "--metric", "cosine", "--json")))
     assert all(token["token"].isalpha() and 0 <= token["distance"] <= 2
                for vector in words["contexts"][0]["vectors"] for token in vector)  # fmt: skip
+    pieces = json.loads(ran(coop("interpret", "run1", "--pieces", "--top", "100", "--metric", "cosine", "--json")))
+    assert any(not token["token"].isalpha() for vector in pieces["contexts"][0]["vectors"] for token in vector)
+    assert words["spacing"]["tokens"] < pieces["spacing"]["tokens"] or words["spacing"] != pieces["spacing"]
 
 
 def test_command_on_several_prompts(coop, seeds, monkeypatch):
