@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from coopcli.learning.methods.task import Task
+from coopcli.learning.methods.task import FewShotTask
 
 WIDTH, VIEWS = 16, 3
 
@@ -27,7 +27,7 @@ def clustered(backbone, classes=4, shots=4, val_shots=2, seed=0, misleading=True
     text = near(centres.roll(1, 0) if misleading else centres, torch.arange(classes), 0.1)
     views = torch.stack([near(centres, labels, 0.15) for _ in range(VIEWS)], dim=1)
     names = tuple(f"class {k}" for k in range(classes))
-    task = Task(
+    task = FewShotTask(
         backbone, names, tuple(f"c{k}" for k in range(classes)), text, near(centres, labels, 0.12), views, labels,
         near(centres, val_labels, 0.12), val_labels, (), seed,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..choices import Position, RecipeName
 from ..files import CELLS_FOLDER
+from ..learning.methods import METHODS
 from . import options
 from .config import settings_of, typed
 from .console import Bars, out, print_json, progress, say, shown
@@ -70,9 +71,7 @@ def sweep(
     data: options.DataArgument = ".",
     methods: Annotated[
         str,
-        typer.Option("--methods", metavar="A,B,...", rich_help_panel=AXES_PANEL,
-                     help="zeroshot, ensemble, coop, linear-probe, lp++, tip-adapter, tip-adapter-f, text-bias, "
-                          "text-transform, fine-tune."),
+        typer.Option("--methods", metavar="A,B,...", rich_help_panel=AXES_PANEL, help=f"{', '.join(METHODS)}."),
     ] = "zeroshot,ensemble,linear-probe,coop",
     shots: Annotated[
         str, typer.Option("--shots", metavar="N,N,...", help="Train images per class; `all` too.", rich_help_panel=AXES_PANEL)
@@ -149,14 +148,12 @@ def sweep(
     from ..clip.cache import default_cache_folder
     from ..clip.templates import read_templates
     from ..errors import CoopError
-    from ..experiments.experiment import METHODS
     from ..experiments.grid import Plan, Variant
     from ..experiments.run_folder import begin_run, check_run
     from ..experiments.summary import summary
     from ..experiments.sweep import Grid
     from ..experiments.sweep import sweep as run_sweep
     from ..experiments.sweep_folder import write_results
-    from ..learning.methods.linear_probe import check_sklearn
     from .setup import Source, can_draw
 
     variants = [
@@ -170,7 +167,7 @@ def sweep(
         )
     ]
     grid = Grid(
-        methods=_axis(methods, _one_of(METHODS), "--methods"),
+        methods=_axis(methods, _one_of([*METHODS]), "--methods"),
         models=_axis(model, str, "--model"),
         shots=_axis(shots, lambda word: None if word == "all" else _count(word), "--shots"),
         seeds=_axis(seeds, _seed, "--seeds"),
@@ -180,8 +177,8 @@ def sweep(
     plan = Plan(template, tuple(read_templates(templates)), classes, device, dtype, pickles, n_views)
     load = typed(Source, context).load
     plot = plot and can_draw()
-    if "linear-probe" in grid.methods:
-        check_sklearn()
+    for method in grid.methods:
+        METHODS[method].check_package()
     dataset = load()
     of_half = "" if classes == "all" else f"-{classes}"
     folder = output or Path(options.RUNS_FOLDER) / f"sweep-{Path(dataset.name).name}{of_half}"

@@ -27,22 +27,11 @@ from ..learned.head import Head
 from ..learned.prompt import LearnedPrompt
 from ..learned.scores import Metrics, evaluate_logits
 from ..learning.fit import learn_prompt
-from ..learning.methods import fine_tune, linear_probe, lp_plus_plus, text_bias, text_transform, tip_adapter
-from ..learning.methods.task import Task
+from ..learning.methods import COOP, METHODS
+from ..learning.methods.task import FewShotTask
 from ..learning.recipe import Recipe, fast_recipe, paper_recipe
 from ..machine import peak_memory, versions
-from .grid import COOP, HAND_WRITTEN, Cell, Plan, Result, Variant
-
-HEADS: dict[str, Callable[[Task], Head]] = {
-    "linear-probe": linear_probe.learn,
-    "lp++": lp_plus_plus.learn,
-    "tip-adapter": tip_adapter.learn,
-    "tip-adapter-f": tip_adapter.learn_f,
-    "text-bias": text_bias.learn,
-    "text-transform": text_transform.learn,
-    "fine-tune": fine_tune.learn,
-}
-METHODS = (*HAND_WRITTEN, COOP, *HEADS)
+from .grid import Cell, Plan, Result, Variant
 
 Classify = Callable[[Tensor, Sequence[str]], Tensor]  # image features [n, p] and K class names -> logits [n, K]
 
@@ -70,7 +59,7 @@ class Laboratory:
             draws = {(cell.shots, cell.seed) for cell in cells if cell.model == model and cell.shots != 0}
             drawn = [draw_few_shot(self.dataset, *draw, self.plan.classes) for draw in draws]
             train = sorted({item.name: item for data in drawn for item in data.train}.values(), key=lambda item: item.name)
-            heads = any(cell.method in HEADS for cell in cells)
+            heads = any(METHODS[cell.method].function for cell in cells)
             if train and (n_views := self.plan.views or (Recipe.views if heads else 0)):
                 views = range(n_views)
                 view_features(backbone, train, views, self.features, lambda *n: on_images("train images", *n))
@@ -85,7 +74,7 @@ class Laboratory:
     def _run(self, cell: Cell, folder: Path) -> Result:
         backbone = self.backbone(cell.model)
         result = Result(cell, fingerprint=backbone.fingerprint, versions=versions())
-        if cell.method in HAND_WRITTEN:
+        if METHODS[cell.method].hand_written:
             templates = [self.plan.template] if cell.method == "zeroshot" else list(self.plan.templates)
 
             def by_hand(images: Tensor, names: Sequence[str]) -> Tensor:
@@ -105,7 +94,7 @@ class Laboratory:
             learned: LearnedPrompt | Head = prompt
             tuned = None
         else:
-            head = HEADS[cell.method](self._task(backbone, data))
+            head = METHODS[cell.method].learn(self._task(backbone, data))
             transfers, parameters = False, int(head.training["parameters"])
             head.save(folder / HEAD_FILE)
             learned, tuned = head, head.tuned
@@ -129,9 +118,9 @@ class Laboratory:
         recipe = replace(recipe, views=self.plan.views)
         return learn_prompt(backbone, data, recipe, settings, variant.init, self.features, checkpoint=checkpoint).prompt
 
-    def _task(self, backbone: Backbone, data: FewShot) -> Task:
+    def _task(self, backbone: Backbone, data: FewShot) -> FewShotTask:
         """What every method that learns no prompt starts from."""
-        return Task(
+        return FewShotTask(
             backbone=backbone,
             class_names=data.class_names,
             folders=data.folders,

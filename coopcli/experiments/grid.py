@@ -81,20 +81,3 @@ class Result:
     fingerprint: str | None = None
     peak_memory: int = 0
     versions: dict[str, str] = field(default_factory=dict)
-
-
-COOP = "coop"
-
-
-HAND_WRITTEN = ("zeroshot", "ensemble")
-
-
-LEARNS = {  # in words, where numbers are learned
-    COOP: "context vectors beside the class names",
-    "linear-probe": "class weights and biases",
-    "lp++": "class weights, and how far each name counts",
-    "tip-adapter-f": "the kept features of the train images",
-    "text-bias": "a vector added to each class feature",
-    "text-transform": "a matrix on the class features",
-    "fine-tune": "the image encoder",
-}

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..learning.methods import METHODS
 from ..names import short_name
-from .grid import LEARNS, Cell, Result
+from .grid import Cell, Result
 
 # What the accuracies of a line are; the latter two only where the base classes are learned.
 VALUES = {"top1": "top-1 %", "new": "new classes, top-1 %", "harmonic": "harmonic mean of base and new, %"}
@@ -115,7 +116,7 @@ def costs_of(lines: Sequence[Line]) -> list[list[str]]:
         if there:
             most = max(there, key=lambda line: math.inf if line.cell.shots is None else line.cell.shots)
             shots = "all" if most.cell.shots is None else str(most.cell.shots)
-            learns = LEARNS.get(most.cell.method, "nothing; keeps the features of the train images")
+            learns = METHODS[most.cell.method].learns
             rows.append([name, shots, learns, f"{most.parameters:,}", f"{most.seconds:.1f}"])
     return rows
 

@@ -23,8 +23,9 @@ from ..clip.cache import FeatureCache
 from ..data.load import DataSet
 from ..errors import CoopError
 from ..files import CELLS_FOLDER, RESULT_FILE, write_json
+from ..learning.methods import COOP, METHODS
 from .experiment import Laboratory
-from .grid import COOP, HAND_WRITTEN, Cell, Plan, Result, Variant
+from .grid import Cell, Plan, Result, Variant
 
 # Weights of a text tower whose training step gains little from a second thread: two fits at a time are faster.
 SMALL_TOWER = 64 << 20  # bytes
@@ -44,7 +45,7 @@ class Grid:
         """The cells, in the order in which they are done."""
         found = []
         for model, method in product(self.models, self.methods):
-            if method in HAND_WRITTEN:
+            if METHODS[method].hand_written:
                 found.append(Cell(method, model))
             else:
                 variants = self.variants if method == COOP else (None,)
@@ -84,7 +85,7 @@ def sweep(
 
 
 def _fitting_jobs(laboratory: Laboratory, cells: Sequence[Cell]) -> int:
-    learned = [cell for cell in cells if cell.method not in HAND_WRITTEN]
+    learned = [cell for cell in cells if not METHODS[cell.method].hand_written]
     encoders = [laboratory.backbone(model).text_encoder for model in {cell.model for cell in cells}]
     small = all(
         encoder.token_embedding.device.type == "cpu" and 48 * len(encoder.layers) * encoder.width**2 < SMALL_TOWER

@@ -5,11 +5,11 @@ import statistics
 
 import pytest
 
-from coopcli.experiments.experiment import METHODS
-from coopcli.experiments.grid import HAND_WRITTEN, LEARNS, Cell, Result, Variant
+from coopcli.experiments.grid import Cell, Result, Variant
 from coopcli.experiments.summary import Spread, costs_of, curves_of, label, markdown_of, spread_of, summary, table_of
 from coopcli.experiments.sweep_folder import flat_row, write_results
 from coopcli.files import csv_of
+from coopcli.learning.methods import METHODS
 
 
 def result(method="coop", shots=1, seed=1, top1=0.5, variant=None, model="mini", **more):
@@ -90,7 +90,6 @@ def test_what_each_learns_at_its_most_shots():
     ]
     first, coop, tip = costs_of(summary(rows))
     assert first == ["method", "shots", "learns", "numbers", "seconds"]
-    assert coop == ["coop", "4", LEARNS["coop"], "2,048", "5.5"]
+    assert coop == ["coop", "4", METHODS["coop"].learns, "2,048", "5.5"]
     assert tip == ["tip-adapter", "all", "nothing; keeps the features of the train images", "0", "0.0"]
     assert markdown_of(summary(rows)).splitlines()[-1] == f"| {' | '.join(tip)} |"
-    assert set(LEARNS) == set(METHODS) - set(HAND_WRITTEN) - {"tip-adapter"}

@@ -17,7 +17,6 @@ from hashlib import blake2b
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...clip.backbone import Backbone, fingerprint_of
@@ -28,7 +27,8 @@ from ...errors import CoopError
 from ...learned.head import Head
 from ..recipe import Recipe, learning_rate
 from ..training import deterministic
-from .task import Task
+from .descent import descend
+from .task import FewShotTask
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class FineTuning:
     weight_decay: float = 0.1
 
 
-def learn(task: Task, settings: FineTuning | None = None) -> Head:
+def learn(task: FewShotTask, settings: FineTuning | None = None) -> Head:
     """Train a copy of the image tower in float32; the head belongs to the tuned model, which is saved beside it.
 
     Raises CoopError for a model of open_clip's, which could not be saved as a CLIPModel.
@@ -69,27 +69,25 @@ def learn(task: Task, settings: FineTuning | None = None) -> Head:
     return task.head("fine-tune", weights, size, training, fingerprint=tuned.fingerprint, revision=None, tuned=tuned)
 
 
-def train(tuned: Backbone, learned: Sequence[torch.nn.Parameter], task: Task, settings: FineTuning) -> None:
+def train(tuned: Backbone, learned: Sequence[torch.nn.Parameter], task: FewShotTask, settings: FineTuning) -> None:
     """Train these weights of the image tower in place. Raises CoopError when the loss stops being a number."""
     text = (task.backbone.logit_scale * task.text).to(tuned.device)
     optimizer = torch.optim.AdamW(learned, settings.lr, weight_decay=settings.weight_decay)
     recipe = Recipe(epochs=settings.epochs, lr=settings.lr, warmup_lr=settings.lr / 10)
-    order = torch.Generator().manual_seed(task.seed)
-    n, size = len(task.labels), min(settings.batch_size, len(task.labels))
     for weight in learned:
         weight.requires_grad_(True)
+
+    def pixels(epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        return view_pixels(tuned, task.train_items, [batch.tolist() for batch in batches], epoch)
+
+    def logits(images: Tensor) -> Tensor:
+        return tuned.image_tower(images) @ text.T
+
+    def rate(epoch: float) -> float:
+        return learning_rate(recipe, int(epoch))
+
     with deterministic(tuned.device):
-        for epoch in range(settings.epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, epoch)
-            batches = torch.randperm(n, generator=order)[: n // size * size].view(-1, size)
-            for batch, pixels in zip(batches, view_pixels(tuned, task.train_items, batches.tolist(), epoch), strict=True):
-                loss = F.cross_entropy(tuned.image_tower(pixels) @ text.T, task.labels[batch].to(tuned.device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            if not loss.isfinite():
-                raise CoopError(f"fine-tuning diverged: the loss is no longer a number in epoch {epoch + 1}")
+        descend(pixels, task.labels, logits, optimizer, rate, settings.epochs, settings.batch_size, task.seed)
 
 
 def view_pixels(

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...errors import CoopError, UsageError
+from ...errors import CoopError
 from ...learned.head import Head
-from .task import Task
+from .task import FewShotTask
 
 GRID = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)  # log10 of the C tried first
 STEPS = 8  # of the binary search, which starts one decade to either side of the grid's best
@@ -27,10 +27,10 @@ FOLDS = 4  # of the cross-validation that stands in for absent validation images
 Array = NDArray[np.float64]
 
 
-def learn(task: Task) -> Head:
+def learn(task: FewShotTask) -> Head:
     """Fit the probe; without validation images C comes from cross-validation, or is 1 where a class has one image only.
 
-    Raises UsageError without scikit-learn, CoopError when the train images are all of one class.
+    Raises CoopError when the train images are all of one class.
     """
     images, labels = task.train.double().numpy(), task.labels.numpy()
     present = task.counts[task.counts > 0]
@@ -70,19 +70,8 @@ def best_exponent(accuracy: Callable[[float], float]) -> float:
     return chosen
 
 
-def check_sklearn() -> None:
-    """Raises UsageError without scikit-learn."""
-    try:
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "the linear probe needs scikit-learn: pip install 'coopcli[sweep]', or leave linear-probe out of --methods"
-        ) from error
-
-
 def fit(images: Array, labels: NDArray[np.int64], c: float, n_classes: int) -> tuple[Array, Array]:
     """Weights [K, p] and bias [K]. A class without images gets a bias so low that it is never the answer."""
-    check_sklearn()
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():

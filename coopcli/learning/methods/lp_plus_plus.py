@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...learned.head import Head
-from .task import Task, accuracy
+from .task import FewShotTask, accuracy
 
 ITERATIONS, ALPHA_EVERY, MOMENTUM, ALPHA_SCALE = 300, 10, 0.9, 250.0
 
 
-def learn(task: Task) -> Head:
+def learn(task: FewShotTask) -> Head:
     """Learn w and alpha from the train images."""
     x, text, labels, n = task.train, task.text, task.labels, len(task.labels)
     similarity = x @ text.T

@@ -1,4 +1,4 @@
-"""What every method starts from, and the head that it ends with."""
+"""The few-shot task that a method learns from, and the head that it gives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..training import TINY, one_thread
 
 
 @dataclass(frozen=True)
-class Task:
+class FewShotTask:
     """A few-shot task of K classes in features of one backbone; all features are L2-normalised float32 on the CPU.
 
     `text` [K, p] are the hand-written class features; `train` [n, p] those of the train images, `views` [n, V, p] those of
@@ -41,11 +41,11 @@ class Task:
         return self.labels.bincount(minlength=len(self.class_names))
 
     def threads(self) -> AbstractContextManager[None]:
-        """One thread alone where the class features are so few that a second one only costs."""
+        """Use one thread where the class features are so few that a second one only costs time."""
         return one_thread() if self.text.numel() < TINY else nullcontext()
 
     def head(self, method: str, weights: Tensor, parameters: int, training: dict[str, Any], **more: Any) -> Head:
-        """The head of these weights; its `training` tells the number of trained parameters and what the method chose."""
+        """Make the head of these weights; its `training` holds the number of trained parameters and what the method chose."""
         return Head(
             method=method,
             weights=weights.detach().float(),

@@ -1,8 +1,10 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from few_shot_tasks import clustered
 
-from coopcli.learning.methods.descent import descend, descend_as_paper
+from coopcli.errors import CoopError
+from coopcli.learning.methods.descent import descend_as_paper, descend_on_views
 from coopcli.learning.recipe import Recipe
 from coopcli.learning.training import drawn_views
 
@@ -17,7 +19,7 @@ def test_descent_step_by_step(mini):
         rates.append(epochs_gone)
         return 0.1 / (1 + epochs_gone)
 
-    descend(task, lambda images: images @ learned.T, torch.optim.SGD([learned], lr=9.0), rate, epochs=3, batch_size=5)
+    descend_on_views(task, lambda images: images @ learned.T, torch.optim.SGD([learned], lr=9.0), rate, epochs=3, batch_size=5)
     assert rates == [0, 0.5, 1, 1.5, 2, 2.5]
 
     by_hand, order, views = torch.zeros(3, 16), torch.Generator().manual_seed(task.seed), drawn_views(task.views, task.seed)
@@ -35,7 +37,9 @@ def test_fewer_images_than_a_batch_are_one_batch(mini):
     task, _, _ = clustered(mini, classes=2, shots=2)
     learned, steps = torch.nn.Parameter(torch.zeros(2, 16)), []
     optimizer = torch.optim.SGD([learned], lr=0.1)
-    descend(task, lambda images: (steps.append(len(images)), images @ learned.T)[1], optimizer, lambda epoch: 0.1, 3, 32)
+    descend_on_views(
+        task, lambda images: (steps.append(len(images)), images @ learned.T)[1], optimizer, lambda epoch: 0.1, 3, 32
+    )
     assert steps == [4, 4, 4]
 
 
@@ -51,3 +55,10 @@ def test_the_papers_sgd(mini):
         velocity = 0.9 * velocity + error.T @ x(epoch) / 4 + 0.01 * w
         w = w - rate * velocity
     assert torch.allclose(learned, w, atol=1e-5)
+
+
+def test_a_loss_that_is_no_number(mini):
+    task, _, _ = clustered(mini, classes=2, shots=2)
+    learned = torch.nn.Parameter(torch.full((2, 16), torch.inf))
+    with pytest.raises(CoopError, match="no longer a number in epoch 1 of 2"):
+        descend_as_paper(task, lambda images: images @ learned.T, learned, Recipe(epochs=2))

@@ -14,7 +14,7 @@ from coopcli.errors import CoopError
 from coopcli.learned.prompt import load_learned
 from coopcli.learning.methods import fine_tune
 from coopcli.learning.methods.fine_tune import FineTuning, learn, view_pixels
-from coopcli.learning.methods.task import Task
+from coopcli.learning.methods.task import FewShotTask
 
 QUICK = FineTuning(epochs=4, lr=1e-3, batch_size=9)
 
@@ -24,7 +24,7 @@ def task(mini, photos):
     """Pictures of a colour under names of which `mini` thinks otherwise."""
     data, cache = load_data(str(photos)), FeatureCache(None)
     items = data.split("all")[::2]
-    return Task(
+    return FewShotTask(
         mini, data.class_names, data.folders, hand_written_features(mini, ["a photo of a {}."], ["moon", "star", "ring"]),
         image_features(mini, items, cache), view_features(mini, items, range(2), cache),
         torch.tensor([item.label for item in items]), torch.zeros(0, 128), torch.zeros(0, dtype=torch.long), items, seed=1,

@@ -1,4 +1,4 @@
-import builtins
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from few_shot_tasks import check_method, clustered, without_val
 
 from coopcli.errors import CoopError, UsageError
+from coopcli.learning.methods import METHODS
 from coopcli.learning.methods.linear_probe import GRID, best_exponent, fit, learn
 
 
@@ -92,13 +93,6 @@ def test_one_class_only(mini):
 
 
 def test_without_scikit_learn(mini, monkeypatch):
-    true = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("sklearn"):
-            raise ImportError(name)
-        return true(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(UsageError, match=r"needs scikit-learn: pip install 'coopcli\[sweep\]'"):
-        learn(clustered(mini)[0])
+        METHODS["linear-probe"].learn(clustered(mini)[0])
