@@ -62,8 +62,11 @@ def count_traps(class_names: Sequence[str], items: Sequence[ImageItem], what: st
 
 
 def prompt_traps(known: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """Warn when a prompt was learned for other classes: none in common, whatever their order and spelling."""
-    if set(map(name_key, known)) & set(map(name_key, class_names)):
+    """Warn when the data has only a part of the prompt's classes, or none of them, whatever their order and spelling."""
+    ours, theirs = set(map(name_key, known)), set(map(name_key, class_names))
+    if theirs < ours:
+        return [f"the data has {len(theirs)} of the prompt's {len(ours)} classes; choosing among these"]
+    if ours & theirs:
         return []
     return [
         f"the prompt was learned for other classes ({_some(known)}) than the data's ({_some(class_names)}); "

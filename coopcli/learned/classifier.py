@@ -14,10 +14,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..choices import OnError
 from ..clip.backbone import Backbone, load_backbone
 from ..clip.cache import FeatureCache
 from ..clip.class_features import context_features
-from ..clip.image_features import image_features, stream_features
+from ..clip.image_features import OnProgress, readable_features, stream_features
+from ..data.checks import count_traps, prompt_traps, warn
 from ..data.dataset import DataSet, ImageItem, file_item
 from ..data.fewshot import test_items
 from ..errors import CoopError, UsageError
@@ -142,10 +144,33 @@ def evaluate(classifier: Classifier, dataset: DataSet, split: str | None = None)
     On a split, or a part of one as `select` takes it; by default `test`, or all images of data without splits.
     Raises CoopError for classes that it cannot know, and for an image that cannot be read.
     """
-    names = classes_of(classifier.learned, dataset)
     items = dataset.select(split) if split else test_items(dataset)
-    head = as_head(classifier.clip, classifier.learned, names, classifier.cache)
-    return evaluate_logits(head.logits(image_features(classifier.clip, items, classifier.cache)), names, items)
+    return evaluate_learned(classifier.learned, classifier.clip, dataset, items, cache=classifier.cache, on_error="fail")
+
+
+def evaluate_learned(
+    learned: LearnedPrompt | Head,
+    backbone: Backbone,
+    dataset: DataSet,
+    items: Sequence[ImageItem],
+    renamed: bool = False,
+    cache: FeatureCache | None = None,
+    on_error: OnError = "skip",
+    on_images: OnProgress | None = None,
+) -> Evaluation:
+    """Evaluate a learned prompt or head on images of a data set, among the data's own classes.
+
+    Classes go by the names that the prompt knows them by, unless they are `renamed`: given by the user for this data.
+    Warns of classes that differ from the prompt's and of those without images. Raises CoopError for another backbone,
+    for classes that the prompt cannot know, and with `on_error` "fail" for an image that cannot be read.
+    """
+    cache = cache or FeatureCache(None)
+    check_backbone(learned, backbone)
+    names = dataset.class_names if renamed else classes_of(learned, dataset)
+    warn([*prompt_traps(learned.class_names, names), *count_traps(names, items)])
+    head = as_head(backbone, learned, names, cache)
+    readable, images = readable_features(backbone, items, cache, on_error, on_images)
+    return evaluate_logits(head.logits(images), names, readable)
 
 
 def _several(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
