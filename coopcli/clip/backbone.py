@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, get_args
@@ -13,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ..choices import DEFAULT_MODEL, Device, Dtype
-from ..errors import UsageError
+from ..errors import CoopError, UsageError
 from ..machine import pick_device
 from ..names import OPEN_CLIP
 from .hf_clip import load_hf_clip
+from .integrity import check_features, check_numbers
 from .openclip import OpenClipModel, load_open_clip
 from .text_encoder import TextEncoder
 
@@ -77,14 +80,17 @@ class Backbone:
         return int((process.crop_size if process.do_center_crop else process.size)["height"])
 
     @torch.inference_mode()
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor, names: Sequence[str] = ()) -> Tensor:
         """Encode preprocessed images: uint8 [n, 3, s, s] -> L2-normalised float32 [n, p] on the CPU.
 
         Each feature depends on its own image alone, to the bit: all batches have one size, the last is padded with zeros.
+        Raises CoopError for features that are not finite, with the first image's name, or its number without `names` [n].
         """
         size = IMAGE_BATCH[self.device.type]
         filled = torch.cat([pixels, pixels.new_zeros(-len(pixels) % size, *pixels.shape[1:])])
-        return torch.cat([self.image_tower(part).cpu() for part in filled.split(size)])[: len(pixels)]
+        features = torch.cat([self.image_tower(part).cpu() for part in filled.split(size)])[: len(pixels)]
+        check_features(features, "image", names or [str(number) for number in range(1, len(pixels) + 1)])
+        return features
 
     def image_tower(self, pixels: Tensor) -> Tensor:
         """Encode one batch on the model's device, with gradients where the weights require them."""
@@ -129,8 +135,11 @@ def load_backbone(
     else:
         raise UsageError(f'--revision {revision}: the weights of "{name}" have no revisions; leave --revision out')
     model = model.eval().requires_grad_(False)
+    check_numbers(name, model)
     fingerprint = fingerprint_of(model, tokenizer, processor)
     logit_scale = float(model.logit_scale.exp())
+    if not math.isfinite(logit_scale):
+        raise CoopError(f'model "{name}": its logit_scale is {float(model.logit_scale):g}, and exp of that is not finite')
     _move(model, target, dtype)
     return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype, logit_scale)
 

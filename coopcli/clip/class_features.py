@@ -14,6 +14,7 @@ from torch import Tensor
 from .backbone import Backbone
 from .cache import FeatureCache
 from .image_features import OnProgress
+from .integrity import check_features
 from .prompts import ContextSettings, context_prompts, hand_written_prompts
 
 
@@ -39,7 +40,7 @@ def hand_written_features(
                 on_progress(done, len(templates))
         return F.normalize(total / len(templates), dim=-1)
 
-    return _kept(cache, [backbone.model_key, list(templates), list(class_names)], len(class_names), encode)
+    return _kept(cache, [backbone.model_key, list(templates), list(class_names)], class_names, encode)
 
 
 def context_features(
@@ -61,16 +62,22 @@ def context_features(
 
     numbers = hashlib.blake2b(context.numpy().tobytes()).hexdigest()
     about = [backbone.model_key, numbers, asdict(settings), list(class_names)]
-    return _kept(cache, about, len(class_names), encode)
+    return _kept(cache, about, class_names, encode)
 
 
-def _kept(cache: FeatureCache | None, about: Sequence[object], n_classes: int, encode: Callable[[], Tensor]) -> Tensor:
-    """Get class features [K, p] from the cache, keyed by what they are `about`; or compute and keep them."""
+def _kept(
+    cache: FeatureCache | None, about: Sequence[object], class_names: Sequence[str], encode: Callable[[], Tensor]
+) -> Tensor:
+    """Get class features [K, p] from the cache, keyed by what they are `about`; or compute and keep them.
+
+    Raises CoopError, naming the class, for numbers that are not finite.
+    """
     key = hashlib.blake2b(json.dumps(about).encode(), digest_size=16).digest()
     if cache and (known := cache.get([key]).get(key)) is not None:
-        return torch.from_numpy(known.copy()).view(n_classes, -1)
+        return torch.from_numpy(known.copy()).view(len(class_names), -1)
     with torch.inference_mode():
         features = encode().cpu()
+    check_features(features, "class", class_names)
     if cache:
         cache.put({key: features.flatten().numpy()})
     return features.clone()  # outside inference mode: usable wherever a tensor is

@@ -6,17 +6,16 @@ import json
 import re
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 
 from ..choices import MINI
 from ..errors import CoopError
 from ..hub import prepare_hub
 from ..names import OPEN_CLIP
+from .integrity import check_config, check_tokenizer, check_weights
 from .openclip import INSTALL
 from .pixels import centre
 
@@ -47,19 +46,27 @@ def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[C
             raise CoopError(f'model "{name}" is a {config.model_type} model; coop needs a CLIPModel (model_type "clip")')
         if not allow_pickle and _index_names_pickles(source, revision):
             raise CoopError(_only_pickled(name))
-        model = CLIPModel.from_pretrained(
+        check_config(name, config, _weights_bytes(source))
+        model, loading = CLIPModel.from_pretrained(
             source,
             config=config,
             # Explicit: only for "main" does transformers look for the hub's own conversion of an older model.
             revision=revision or "main",
             dtype=torch.float32,
             use_safetensors=None if allow_pickle else True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # check_weights names them
         )
+        check_weights(name, "CLIPModel", loading)
         tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
+        text = config.text_config
+        check_tokenizer(name, tokenizer, text.vocab_size, text.eos_token_id, text.pad_token_id)
         # The Pillow backend by name: the resampling of other backends differs from the reference's.
         processor = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
         _check_image_size(name, processor, config.vision_config.image_size)
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError, KeyError, TypeError, AttributeError) as error:
+    except CoopError:
+        raise
+    except Exception as error:  # foreign files fail in any way
         if not allow_pickle and _has_only_pickled_weights(source, revision):
             raise CoopError(_only_pickled(name)) from error
         raise CoopError(_why_not_loaded(name, error)) from error
@@ -74,6 +81,14 @@ def _check_image_size(name: str, process: CLIPImageProcessorPil, side: int) -> N
             f'model "{name}" takes images of {side} x {side} pixels and its preprocessor makes {made[0]} x {made[1]}; '
             "correct size and crop_size in its preprocessor_config.json"
         )
+
+
+def _weights_bytes(source: str) -> int | None:
+    """Size in bytes of the weight files in a local folder; None for a folder without any, or a model of the hub."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return None
+    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")) or None
 
 
 def _only_pickled(name: str) -> str:

@@ -208,7 +208,8 @@ def _encode(backbone: Backbone, images: Sequence[_Image], cache: FeatureCache) -
     if not whole:
         return
     try:
-        features = backbone.encode_images(torch.from_numpy(np.concatenate(pixels)))
+        names = [image.item.name for image in whole for _ in image.keys]  # one for each view
+        features = backbone.encode_images(torch.from_numpy(np.concatenate(pixels)), names)
     except torch.OutOfMemoryError as error:
         most = IMAGE_BATCH[backbone.device.type]
         raise CoopError(

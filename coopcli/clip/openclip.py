@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import CoopError, UsageError
 from ..hub import prepare_hub
 from ..names import OPEN_CLIP
+from .integrity import check_tokenizer
 from .tokens import byte_letters
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def load_open_clip(name: str, allow_pickle: bool = False) -> tuple[OpenClipModel
     tower = stock_text_tower(text, config["text_cfg"]["heads"], "quick_gelu" if quick_gelu else "gelu")
     processor = _image_processor(name, model.visual.preprocess_cfg)
     towers = OpenClipModel(model.visual, tower, model.logit_scale.detach())
-    return towers, openai_tokenizer(), processor
+    tokenizer = openai_tokenizer()
+    check_tokenizer(name, tokenizer, tower.config.vocab_size)
+    return towers, tokenizer, processor
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def count_encoded(mini, monkeypatch):
     """Every row that goes through the image tower, from here on."""
     rows = []
     true = type(mini).encode_images
-    monkeypatch.setattr(type(mini), "encode_images", lambda self, pixels: (rows.append(len(pixels)), true(self, pixels))[1])
+    monkeypatch.setattr(type(mini), "encode_images", lambda self, pixels, *_: (rows.append(len(pixels)), true(self, pixels))[1])
     return rows
 
 
@@ -138,7 +138,7 @@ def missing(name="gone.png"):
 def quick(mini, monkeypatch):
     """A tower that takes no time: the features are the picture's mean colour, padded, and batches are short."""
 
-    def means(self, pixels):
+    def means(self, pixels, names):
         return torch.nn.functional.pad(pixels.float().mean((2, 3)), (0, self.feature_width - 3))
 
     monkeypatch.setattr(type(mini), "encode_images", means)
@@ -247,7 +247,7 @@ def test_a_worker_process_that_is_ended(mini, monkeypatch):
 
 
 def test_images_that_a_gpu_does_not_hold_are_one_line(mini, items, monkeypatch):
-    def full(self, pixels):
+    def full(self, pixels, names):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(type(mini), "encode_images", full)

@@ -78,7 +78,7 @@ def test_what_cannot_be_read_is_told_in_its_place(mini, photos):
 def test_memory_holds_a_few_images_however_many_there_are(mini, monkeypatch):
     """Images are made as they are asked for; few are under way at any time, cached ones or new ones."""
     width = mini.feature_width
-    monkeypatch.setattr(type(mini), "encode_images", lambda _, pixels: torch.ones(len(pixels), width) / width**0.5)
+    monkeypatch.setattr(type(mini), "encode_images", lambda _, pixels, names: torch.ones(len(pixels), width) / width**0.5)
     taken = 0
 
     def many(n):

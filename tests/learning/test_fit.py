@@ -52,7 +52,7 @@ def test_words_as_start(mini, photos):
 def test_online_views_are_encoded_in_every_epoch(mini, photos, tmp_path, monkeypatch):
     data, cache, seen = load_data(str(photos)), FeatureCache(tmp_path), []
     true = type(mini).encode_images
-    monkeypatch.setattr(type(mini), "encode_images", lambda self, pixels: (seen.append(pixels), true(self, pixels))[1])
+    monkeypatch.setattr(type(mini), "encode_images", lambda self, pixels, *_: (seen.append(pixels), true(self, pixels))[1])
     online = fit(mini, data, Recipe(epochs=3, views=0), shots=2, cache=cache)
     trained_on = seen[:3]  # what follows are the test images
     assert [len(pixels) for pixels in trained_on] == [6, 6, 6]

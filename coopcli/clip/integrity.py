@@ -1,0 +1,147 @@
+"""Refuse models that are not whole: impossible configs, missing weights, a foreign tokenizer, numbers that are not finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CoopError
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+# The most that a size may be: beyond every published model, and small enough to be built or refused at once.
+MOST = {
+    "num_hidden_layers": 256, "num_attention_heads": 256, "hidden_size": 1 << 15, "intermediate_size": 1 << 17,
+    "projection_dim": 1 << 15, "vocab_size": 1 << 22, "max_position_embeddings": 1 << 15, "image_size": 1 << 12,
+    "patch_size": 1 << 12, "num_channels": 16,
+}  # fmt: skip
+MOST_PARAMETERS = 20_000_000_000  # 80 GB in float32; the largest published CLIP has 18 billion
+LEGACY_EOS = 2  # in configs of OpenAI's models it means "EOS is the largest id" (transformers' modeling_clip.py)
+
+
+def check_config(name: str, config: Any, weights_bytes: int | None) -> None:
+    """Raise CoopError for sizes that no model has, or that the weights' files (`weights_bytes`) are too small for."""
+    parameters = 0
+    for part in (config.text_config, config.vision_config):
+        for key, most in MOST.items():
+            size = getattr(part, key, None)
+            if isinstance(size, int) and not 1 <= size <= most:
+                shown = size if abs(size) < 10**12 else f"{'-' if size < 0 else ''}a number of {len(str(abs(size)))} digits"
+                raise CoopError(
+                    f'model "{name}" cannot be built: {key} of its {_tower(part)} is {shown} in the config; use 1 to {most}'
+                )
+        parameters += _parameters(part)
+    bound = MOST_PARAMETERS if weights_bytes is None else min(MOST_PARAMETERS, weights_bytes)
+    if parameters > bound:
+        held = "" if weights_bytes is None else f" and its weight files hold {weights_bytes:,} bytes"
+        raise CoopError(
+            f'model "{name}" cannot be built: its config describes {parameters:,} parameters{held}; '
+            "use the config.json that belongs to the weights"
+        )
+
+
+def _tower(part: Any) -> str:
+    return "text tower" if hasattr(part, "vocab_size") else "image tower"
+
+
+def _parameters(part: Any) -> int:
+    """Number of parameters in the matrices of a transformer; 0 for other image towers."""
+    width, layers = getattr(part, "hidden_size", 0), getattr(part, "num_hidden_layers", 0)
+    matrices = layers * (4 * width + 2 * getattr(part, "intermediate_size", 0))
+    return width * (matrices + getattr(part, "vocab_size", 0) + getattr(part, "max_position_embeddings", 0))
+
+
+def check_weights(name: str, kind: str, loading: Mapping[str, Any]) -> None:
+    """Raise CoopError unless the files held exactly the weights of the model; `loading` is transformers' loading info."""
+    missing, unexpected = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
+    misshapen = sorted((key, list(got), list(wanted)) for key, got, wanted in loading["mismatched_keys"])
+    faults = []
+    if missing:
+        faults.append(f'lacks {_count(missing)} (first: "{missing[0]}")')
+    if misshapen:
+        key, got, wanted = misshapen[0]
+        faults.append(f'has {_count(misshapen)} of another shape (first: "{key}", {got} instead of {wanted})')
+    if unexpected:
+        faults.append(f'has {_count(unexpected)} that a {kind} does not have (first: "{unexpected[0]}")')
+    faults += list(loading["error_msgs"])[:1]
+    if faults:
+        reason = " and ".join(" ".join(fault.split()) for fault in faults)
+        raise CoopError(f'model "{name}" {reason}; use a complete copy of the model and the config.json that belongs to it')
+
+
+def _count(weights: Sequence[object]) -> str:
+    return "1 weight" if len(weights) == 1 else f"{len(weights)} weights"
+
+
+def check_tokenizer(
+    name: str, tokenizer: CLIPTokenizer, vocab_size: int, eos: int | None = None, pad: int | None = None
+) -> None:
+    """Raise CoopError for a tokenizer that is incomplete or belongs to another model.
+
+    `vocab_size` is that of the text tower; `eos` and `pad` are the ids in its config, if it names any.
+    """
+    vocabulary = tokenizer.get_vocab()
+    largest = max(vocabulary.values(), default=-1)
+    if largest >= vocab_size:
+        raise _other_tokenizer(name, f"has ids up to {largest}, the text tower {vocab_size} tokens")
+    if 2 * len(vocabulary) < vocab_size:
+        raise _other_tokenizer(name, f"knows {len(vocabulary)} of {vocab_size} tokens; its files are missing or incomplete")
+    if (merges := _merges(tokenizer)) is not None and 4 * merges < len(vocabulary):
+        raise _other_tokenizer(name, f"has {merges} merges for {len(vocabulary)} tokens; its files are missing or incomplete")
+    ends = tokenizer("").input_ids
+    if not ends or not all(0 <= token_id < vocab_size for token_id in ends):
+        raise _other_tokenizer(name, f"puts the ids {ends} around a text; tokens of the beginning and the end were expected")
+    ordinary = max(set(vocabulary.values()) - set(tokenizer.added_tokens_decoder), default=-1)
+    if eos == LEGACY_EOS != ends[-1]:
+        if ends[-1] < ordinary:
+            raise _other_tokenizer(
+                name, f"ends a text with id {ends[-1]}, and the config expects the largest id, {ordinary} or more"
+            )
+    elif eos is not None and ends[-1] != eos:
+        raise _other_tokenizer(name, f"ends a text with id {ends[-1]}, and the config with eos_token_id {eos}")
+    if pad is not None and not -1 <= pad < vocab_size:
+        raise CoopError(f'model "{name}": pad_token_id {pad} in its config is not one of the {vocab_size} tokens')
+
+
+def _merges(tokenizer: CLIPTokenizer) -> int | None:
+    """Number of merges of a byte-pair tokenizer; None for tokenizers of other kinds."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model = json.loads(backend.to_str())["model"] if backend else {}
+    return len(model["merges"]) if model.get("type") == "BPE" else None
+
+
+def _other_tokenizer(name: str, reason: str) -> CoopError:
+    return CoopError(
+        f'the tokenizer of model "{name}" does not belong to its weights: it {reason}; '
+        "use a complete copy of the model (tokenizer.json, or vocab.json and merges.txt)"
+    )
+
+
+def check_numbers(name: str, model: torch.nn.Module) -> None:
+    """Raise CoopError for weights with numbers that are not finite (NaN or infinite)."""
+    faulty = []
+    for key, weight in model.state_dict().items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            faulty.append((key, int((~weight.isfinite()).sum())))
+    if faulty:
+        key, count = faulty[0]
+        raise CoopError(
+            f'model "{name}" has {_count(faulty)} with numbers that are not finite (first: {count} in "{key}"); '
+            "its files are damaged, or its training failed"
+        )
+
+
+def check_features(features: Tensor, what: str, names: Collection[str]) -> None:
+    """Raise CoopError, naming the first of `names` [n] whose feature [n, ...] has numbers that are not finite."""
+    whole = features.isfinite().flatten(1).all(dim=1)
+    if not whole.all():
+        name = list(names)[int((~whole).nonzero()[0, 0])]
+        raise CoopError(
+            f'the feature of {what} "{name}" has numbers that are not finite ({int((~whole).sum())} of {len(whole)} features); '
+            "the model is damaged, or --dtype bfloat16 is too coarse for it"
+        )
