@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..experiments.grid import Result
-    from ..experiments.summary import Line
+    from ..experiments.summary import SummaryRow
 
 T = TypeVar("T")
 AXES_PANEL = "Axes"
@@ -148,10 +148,9 @@ def sweep(
     from ..clip.cache import default_cache_folder
     from ..clip.templates import read_templates
     from ..errors import CoopError
-    from ..experiments.grid import Plan, Variant
+    from ..experiments.grid import Grid, Plan, Variant
     from ..experiments.run_folder import begin_run, check_run
     from ..experiments.summary import summary
-    from ..experiments.sweep import Grid
     from ..experiments.sweep import sweep as run_sweep
     from ..experiments.sweep_folder import write_results
     from .setup import Source, can_draw
@@ -212,7 +211,7 @@ def sweep(
         raise CoopError("no experiment gave a result; the notes say why")
 
 
-def show(title: str, lines: Sequence[Line]) -> None:
+def show(title: str, lines: Sequence[SummaryRow]) -> None:
     """Mean and spread over the seeds, a row for each method and variant, a column for each number of shots; and the costs."""
     from ..experiments.summary import VALUES, costs_of, table_of
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -31,41 +31,41 @@ from ..learning.methods import COOP, METHODS
 from ..learning.methods.task import FewShotTask
 from ..learning.recipe import Recipe, fast_recipe, paper_recipe
 from ..machine import peak_memory, versions
-from .grid import Cell, Plan, Result, Variant
+from .grid import Cell, OnStep, Plan, Result, Variant
 
 Classify = Callable[[Tensor, Sequence[str]], Tensor]  # image features [n, p] and K class names -> logits [n, K]
 
 
 class Laboratory:
-    """A data set and a plan, with what experiments share: backbones and the test images' features are had once."""
+    """A data set and a plan, with what experiments share: each backbone is loaded once, the test images are encoded once."""
 
-    def __init__(self, dataset: DataSet, plan: Plan, features: FeatureCache) -> None:
-        self.dataset, self.plan, self.features = dataset, plan, features
+    def __init__(self, dataset: DataSet, plan: Plan, cache: FeatureCache) -> None:
+        self.dataset, self.plan, self.cache = dataset, plan, cache
         self.test = test_items(dataset)
-        self.backbone = cache(self._load)
-        self.test_features = cache(self._encode_test)
+        self.backbone = functools.cache(self._load)
+        self.test_features = functools.cache(self._encode_test)
 
     def _load(self, model: str) -> Backbone:
         return load_backbone(model, None, self.plan.device, self.plan.dtype, self.plan.allow_pickle)
 
     def _encode_test(self, model: str) -> Tensor:
-        return image_features(self.backbone(model), self.test, self.features)
+        return image_features(self.backbone(model), self.test, self.cache)
 
-    def prepare(self, cells: Sequence[Cell], on_images: Callable[[str, int, int], None]) -> None:
-        """Encode all images that the cells need; each then finds them in the cache."""
+    def prepare(self, cells: Sequence[Cell], on_images: OnStep) -> None:
+        """Encode all images that the cells need, so that each finds them in the cache."""
         for model in dict.fromkeys(cell.model for cell in cells):
             backbone = self.backbone(model)
-            image_features(backbone, self.test, self.features, lambda *n: on_images("test images", *n))
+            image_features(backbone, self.test, self.cache, lambda *n: on_images("test images", *n))
             draws = {(cell.shots, cell.seed) for cell in cells if cell.model == model and cell.shots != 0}
             drawn = [draw_few_shot(self.dataset, *draw, self.plan.classes) for draw in draws]
             train = sorted({item.name: item for data in drawn for item in data.train}.values(), key=lambda item: item.name)
             heads = any(METHODS[cell.method].function for cell in cells)
             if train and (n_views := self.plan.views or (Recipe.views if heads else 0)):
                 views = range(n_views)
-                view_features(backbone, train, views, self.features, lambda *n: on_images("train images", *n))
+                view_features(backbone, train, views, self.cache, lambda *n: on_images("train images", *n))
 
     def run(self, cell: Cell, folder: Path) -> Result:
-        """Do one experiment and save in `folder` what it learned; data that does not allow it gives a note."""
+        """Do one experiment and save in `folder` what it learned; the result's note says why where it cannot be done."""
         try:
             return self._run(cell, folder)
         except CoopError as error:
@@ -78,7 +78,7 @@ class Laboratory:
             templates = [self.plan.template] if cell.method == "zeroshot" else list(self.plan.templates)
 
             def by_hand(images: Tensor, names: Sequence[str]) -> Tensor:
-                return backbone.logit_scale * images @ hand_written_features(backbone, templates, names, self.features).T
+                return backbone.logit_scale * images @ hand_written_features(backbone, templates, names, self.cache).T
 
             return self._scored(result, by_hand, self.test_features(cell.model), transfers=True)
 
@@ -107,7 +107,7 @@ class Laboratory:
             few_shot_sha256=data.sha256,
         )
         drawn = frozenset(item.name for item in data.train)
-        # A tuned image tower sees the test images anew; its features would only fill the cache.
+        # A tuned image tower encodes the test images anew; its features would only fill the cache.
         seen = image_features(tuned, self.test, FeatureCache(None)) if tuned else self.test_features(cell.model)
         return self._scored(result, lambda *given: learned_logits(backbone, learned, *given), seen, transfers, drawn)
 
@@ -116,19 +116,19 @@ class Laboratory:
         settings = ContextSettings(variant.n_ctx or len(words) or 16, variant.position, variant.csc)
         recipe = fast_recipe() if variant.recipe == "fast" else paper_recipe(data.shots, len(data.class_names))
         recipe = replace(recipe, views=self.plan.views)
-        return learn_prompt(backbone, data, recipe, settings, variant.init, self.features, checkpoint=checkpoint).prompt
+        return learn_prompt(backbone, data, recipe, settings, variant.init, self.cache, checkpoint=checkpoint).prompt
 
     def _task(self, backbone: Backbone, data: FewShot) -> FewShotTask:
-        """What every method that learns no prompt starts from."""
+        """The task that every method but `coop` starts from."""
         return FewShotTask(
             backbone=backbone,
             class_names=data.class_names,
             folders=data.folders,
-            text=hand_written_features(backbone, [self.plan.template], data.class_names, self.features),
-            train=image_features(backbone, data.train, self.features),
-            views=view_features(backbone, data.train, range(self.plan.views or Recipe.views), self.features),
+            text=hand_written_features(backbone, [self.plan.template], data.class_names, self.cache),
+            train=image_features(backbone, data.train, self.cache),
+            views=view_features(backbone, data.train, range(self.plan.views or Recipe.views), self.cache),
             labels=torch.tensor([item.label for item in data.train]),
-            val=image_features(backbone, data.val, self.features),
+            val=image_features(backbone, data.val, self.cache),
             val_labels=torch.tensor([item.label for item in data.val], dtype=torch.long),
             train_items=data.train,
             seed=data.seed,
@@ -137,7 +137,7 @@ class Laboratory:
     def _scored(
         self, result: Result, classify: Classify, images: Tensor, transfers: bool, drawn: frozenset[str] = frozenset()
     ) -> Result:
-        """The result with its accuracies: on the plan's classes, and on the new ones where the base classes are learned.
+        """Add the accuracies: on the plan's classes, and on the new ones where the base classes are learned.
 
         `images` are the features of all test images; those in `drawn` were trained on and do not count.
         """
@@ -158,14 +158,14 @@ class Laboratory:
 
 
 def few_images(data: FewShot) -> str:
-    """How many classes have fewer images than were asked for. Raises CoopError where that is most of them."""
+    """Say how many classes have fewer images than were asked for. Raises CoopError where most have."""
     if data.shots is None:
         return ""
     counts = Counter(item.label for item in data.train)
     few = [name for label, name in enumerate(data.class_names) if counts[label] < data.shots]
     if not few:
         return ""
-    told = f'{len(few)} of {len(data.class_names)} classes have fewer than {data.shots} train images (first: "{few[0]}")'
+    note = f'{len(few)} of {len(data.class_names)} classes have fewer than {data.shots} train images (first: "{few[0]}")'
     if 2 * len(few) > len(data.class_names):
-        raise CoopError(f"{told}: left out")
-    return told
+        raise CoopError(f"{note}: left out")
+    return note

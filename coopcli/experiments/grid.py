@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 
 from ..choices import Classes, Device, Dtype, Position
+from ..learning.methods import COOP, METHODS
 from ..names import short_name
+
+OnStep = Callable[[str, int, int], None]  # (name of a step, images done, images in all)
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,16 @@ class Variant:
     csc: bool = False
     init: str | None = None
     recipe: str = "paper"
+
+    def words(self) -> dict[str, str]:
+        """Each setting in words, by its field."""
+        return {
+            "n_ctx": f"M = {self.n_ctx or 16}",
+            "position": self.position,
+            "csc": "class-specific" if self.csc else "unified",
+            "init": f'from "{self.init}"' if self.init else "random",
+            "recipe": f"{self.recipe} recipe",
+        }
 
 
 @dataclass(frozen=True)
@@ -34,19 +49,46 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """A name that reads well and is no other cell's."""
+        """A name that reads well and that no other cell has."""
         words = [self.method, short_name(self.model)]
         if self.shots != 0:
             words += [f"{'all' if self.shots is None else self.shots}shots", f"seed{self.seed}"]
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:8]
         return re.sub(r"[^\w.=+-]+", "-", "-".join([*words, digest]))
 
+    @property
+    def without_seed(self) -> Cell:
+        """What this cell has in common with those of other seeds."""
+        return replace(self, seed=0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every combination of these is a cell; variants count for the method `coop` only."""
+
+    methods: Sequence[str]
+    models: Sequence[str]
+    shots: Sequence[int | None]
+    seeds: Sequence[int]
+    variants: Sequence[Variant] = (Variant(),)
+
+    def cells(self) -> list[Cell]:
+        """The cells, in the order in which they are done."""
+        cells = []
+        for model, method in product(self.models, self.methods):
+            if METHODS[method].hand_written:
+                cells.append(Cell(method, model))
+            else:
+                variants = self.variants if method == COOP else (None,)
+                cells += [Cell(method, model, *key) for key in product(self.shots, self.seeds, variants)]
+        return cells
+
 
 @dataclass(frozen=True)
 class Plan:
     """What all experiments of a grid have in common. `views` augmented views are encoded of each train image.
 
-    With 0, a prompt learns from new ones in every epoch, and the other methods take as many as is usual.
+    With 0, a prompt learns from new views in every epoch; the other methods then take as many as is usual.
     """
 
     template: str
@@ -63,8 +105,8 @@ class Result:
     """What an experiment gave, accuracies as shares in [0, 1]; None where it was left out, and `note` says why.
 
     Where the base classes are learned, `top1` is their accuracy, `new` that of the other classes, and `harmonic` the
-    harmonic mean of both. `seconds` are those of learning, `parameters` the numbers learned, `peak_memory` in bytes that
-    of the process so far.
+    harmonic mean of both. `seconds` is the time of learning, `parameters` the count of learned numbers, `peak_memory` the
+    most bytes that the process has held so far.
     """
 
     cell: Cell

@@ -1,4 +1,4 @@
-"""Figures, as PNG and SVG files. matplotlib comes with the extra `plots`."""
+"""Figures of plain numbers, as PNG and SVG files. matplotlib comes with the extra `plots`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .summary import Line, Spread
-
-# Okabe and Ito's colours and two more, told apart by the colour-blind too, and on paper by their markers.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#7a4fbf", "#8a5a2b")
-MARKERS = "osD^vPX*hp"
+# Of a figure's lines, each on a light and on a dark ground; the report takes them from here. The first eight are near Okabe and
+# Ito's, which the colour-blind tell apart. Where there are more lines than colours, dashes tell those of one colour apart.
+LINE_COLOURS = (
+    ("#0072b2", "#58b2ea"), ("#d55e00", "#ff8f4a"), ("#008f68", "#3fcf9e"), ("#b4568c", "#e596c4"), ("#b07d00", "#ebbc45"),
+    ("#3d9bd1", "#a8d8fa"), ("#1c2128", "#f2f4f6"), ("#85898f", "#8f979f"), ("#7a4fbf", "#b79cf0"), ("#8a5a2b", "#cf9f6e"),
+    ("#c2185b", "#ff7aa8"), ("#5f7300", "#b5cc4e"),
+)  # fmt: skip
+DASHES = ((), (6, 2), (2, 2), (6, 2, 2, 2))  # lengths of strokes and gaps, in line widths
+MARKERS = "osD^vPXhp<>d"
+Points = Sequence[tuple[int, float, float]]  # x, mean and standard deviation
 STYLE: Any = {
     "figure.dpi": 150,
     "font.size": 10,
@@ -32,36 +37,40 @@ STYLE: Any = {
 }
 
 
-def curves(path: Path, title: str, lines: Sequence[tuple[str, Sequence[Line]]], value: str = "top1") -> None:
+def curves(path: Path, title: str, shots: Sequence[str], lines: Sequence[tuple[str, Points, bool]]) -> None:
     """The paper's figure: accuracy over shots, a line for each method with one standard deviation on either side.
 
-    `lines` are labels with the summary's rows by shots; one row of 0 shots is drawn as a star and a level. `value` is the
-    accuracy to draw. Writes `path` with the endings .png and .svg. Raises CoopError without matplotlib.
+    `lines` are (label, points, level): the x of a point is a place in `shots`; a level, the accuracy of what takes no shots, is
+    a star at 0 shots and a dashed line across. Lines without points are left out. Writes `path` with the endings .png and .svg.
+    Raises CoopError without matplotlib.
     """
+    levels = any(level and points for _, points, level in lines)
     with _figure(path) as (figure, axes):
-        seen: set[int] = set()
-        for number, (label, rows) in enumerate(lines):
-            there = [(row.cell.shots, getattr(row, value)) for row in rows if row.cell.shots is not None]
-            points = [(shots, of.mean, of.std) for shots, of in there if of]
+        for number, (label, points, level) in enumerate(lines):
             if not points:
                 continue
-            shots, means, deviations = zip(*sorted(points), strict=True)
+            places, means, deviations = zip(*points, strict=True)
             low, middle, high = ([100 * (m + sign * d) for m, d in zip(means, deviations, strict=True)] for sign in (-1, 0, 1))
-            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-            seen |= set(shots)
-            if shots == (0,):
+            colour, dashes, marker = line_style(number)
+            if level:
                 axes.axhline(middle[0], color=colour, linestyle="--", linewidth=1, alpha=0.7)
-                axes.plot(
-                    0, middle[0], marker="*", markersize=11, color=colour, linestyle="none", label=_plain(label), clip_on=False
-                )
+                axes.plot(-1, middle[0], marker="*", markersize=11, color=colour, linestyle="none", label=_plain(label))
                 continue
-            axes.plot(shots, middle, marker=marker, color=colour, label=_plain(label))
-            axes.fill_between(shots, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.set_xticks(sorted(seen))
+            axes.plot(
+                places, middle, marker=marker, color=colour, linestyle=(0, dashes) if dashes else "-", label=_plain(label)
+            )
+            axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xticks(range(-levels, len(shots)), ["0"] * levels + list(shots))
         axes.set_xlabel("labelled train images per class")
         axes.set_ylabel("top-1 accuracy in %")
         axes.set_title(_plain(title))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+
+
+def line_style(number: int) -> tuple[str, tuple[int, ...], str]:
+    """Colour on a light ground, dashes and marker of a figure's line; no two of the first 48 lines look alike."""
+    colour = LINE_COLOURS[number % len(LINE_COLOURS)][0]
+    return colour, DASHES[number // len(LINE_COLOURS) % len(DASHES)], MARKERS[number % len(MARKERS)]
 
 
 def bars(path: Path, title: str, rows: Sequence[tuple[str, float, float]], unit: str = "top-1 accuracy in %") -> None:
@@ -69,7 +78,7 @@ def bars(path: Path, title: str, rows: Sequence[tuple[str, float, float]], unit:
     with _figure(path, height=1.2 + 0.35 * len(rows)) as (_, axes):
         labels, means, deviations = zip(*reversed(rows), strict=True)
         places = range(len(rows))
-        axes.barh(places, [100 * m for m in means], xerr=[100 * d for d in deviations], color=COLOURS[0], height=0.65)
+        axes.barh(places, [100 * m for m in means], xerr=[100 * d for d in deviations], color=LINE_COLOURS[0][0], height=0.65)
         for place, mean, deviation in zip(places, means, deviations, strict=True):
             axes.text(100 * (mean + deviation) + 1, place, f"{100 * mean:.1f}", va="center")
         axes.set_yticks(places, map(_plain, labels))
@@ -79,19 +88,22 @@ def bars(path: Path, title: str, rows: Sequence[tuple[str, float, float]], unit:
         axes.set_title(_plain(title))
 
 
-def grouped_bars(path: Path, title: str, groups: Sequence[str], series: Mapping[str, Sequence[Spread | None]]) -> None:
-    """A group of bars for each name in `groups`, in it one for each of the `series`, with one standard deviation."""
+def grouped_bars(
+    path: Path, title: str, groups: Sequence[str], series: Mapping[str, Sequence[tuple[float, float] | None]]
+) -> None:
+    """A group of bars for each name in `groups`, in it one for each of the `series`: mean and deviation, or None for no bar."""
     with _figure(path, width=3.5 + max(4.0, 0.3 * len(groups) * len(series))) as (figure, axes):
         width = 0.8 / len(series)
         for number, (label, values) in enumerate(series.items()):
-            there = [(place, value) for place, value in enumerate(values) if value]
-            places = [place + (number + 0.5) * width - 0.4 for place, _ in there]
+            bars = [(place + (number + 0.5) * width - 0.4, *value) for place, value in enumerate(values) if value]
+            colour, dashes, _ = line_style(number)
             axes.bar(
-                places,
-                [100 * value.mean for _, value in there],
+                [place for place, _, _ in bars],
+                [100 * mean for _, mean, _ in bars],
                 width,
-                yerr=[100 * value.std for _, value in there],
-                color=COLOURS[number % len(COLOURS)],
+                yerr=[100 * deviation for *_, deviation in bars],
+                color=colour,
+                hatch="//" if dashes else None,
                 label=_plain(label),
                 error_kw={"linewidth": 1},
             )
@@ -153,7 +165,7 @@ def _squares(
 
 
 def check_matplotlib() -> None:
-    """Raises CoopError without matplotlib: to be told before the work that a figure shows, not after it."""
+    """Check before the work, not after it, that figures can be drawn. Raises CoopError without matplotlib."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -161,13 +173,13 @@ def check_matplotlib() -> None:
 
 
 def _plain(text: str) -> str:
-    """The text as it stands: matplotlib reads formulas between dollar signs."""
+    """Escape dollar signs, between which matplotlib reads formulas."""
     return text.replace("$", r"\$")
 
 
 @contextmanager
 def _figure(path: Path, width: float = 7.5, height: float = 4.5) -> Iterator[tuple[Figure, Axes]]:
-    """A figure to draw on, then to be found beside `path` as .png and .svg."""
+    """A figure to draw on, afterwards saved as `path` with the endings .png and .svg."""
     check_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""The folder of a run: what the run was asked, where it stands, what it gave; written and read back."""
+"""The folder of a run: its settings, its checkpoint and its results, written and read back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from ..data.fewshot import in_words
 from ..errors import CoopError, UsageError
 from ..files import (
     CARD_FILE,
@@ -30,19 +29,20 @@ from ..files import (
 )
 from ..learned.card import kept_card, model_card
 from ..learned.prompt import LearnedPrompt, load_prompt
-from ..learned.scores import Metrics
+from ..learned.scores import Evaluation, Metrics
 from ..learning.fit import Fit
 from ..learning.training import EpochLog
 from ..machine import peak_memory, versions
 from ..names import distinct
 from ..settings import changes, read_settings, to_toml
+from .describe import describe
 
 
 def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, free: Collection[str] = ()) -> None:
-    """Make sure that a run of these settings may go on or begin in this folder; `overwrite` makes it begin anew.
+    """Check that a run with these settings may start or resume in this folder; with `overwrite` it starts anew.
 
-    Those in `free` may be others than before. Raises UsageError, with the settings that differ, when the folder holds a
-    run of other settings.
+    Settings in `free` may differ from before. Raises UsageError, naming what differs, when the folder holds a run with other
+    settings.
     """
     path = folder / SETTINGS_FILE
     if overwrite:
@@ -60,7 +60,7 @@ def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, f
 
 
 def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Where a result file comes from: the command line, versions, the machine, and the memory taken at most, in bytes."""
+    """Say where a result file comes from: command line, versions, machine, and peak memory in bytes."""
     device = torch.device(device)
     program = Path(sys.argv[0]).name
     return {
@@ -72,7 +72,7 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def begin_run(folder: Path, settings: dict[str, Any], command: str = "fit") -> None:
-    """Write settings.toml, by which later commands know the run. Raises CoopError when it cannot be written."""
+    """Write settings.toml, by which later commands recognise the run. Raises CoopError when it cannot be written."""
     for left_over in folder.glob(".*.partial"):  # by a process that was killed while it wrote
         left_over.unlink(missing_ok=True)
     text = f"# coop {command} --config {SETTINGS_FILE} repeats this run\n\n{to_toml(settings)}"
@@ -80,7 +80,7 @@ def begin_run(folder: Path, settings: dict[str, Any], command: str = "fit") -> N
 
 
 def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
-    """Write what a run gave: metrics.json, log.jsonl, fewshot.json, the card README.md, and last prompt.safetensors.
+    """Write the results of a run: metrics.json, log.jsonl, fewshot.json, the card README.md, and last prompt.safetensors.
 
     Raises CoopError when it cannot be written.
     """
@@ -112,22 +112,14 @@ def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Accuracies among some classes."""
-
-    names: tuple[str, ...]
-    metrics: Metrics
-
-
-@dataclass(frozen=True)
 class Run:
     """What a run folder of `coop fit` holds. `about` is what metrics.json says beside the accuracies."""
 
     folder: Path
     prompt: LearnedPrompt
     settings: dict[str, Any]
-    learned: Scores | None
-    hand_written: Scores | None
+    learned: Evaluation | None
+    hand_written: Evaluation | None
     log: tuple[EpochLog, ...]
     about: dict[str, Any]
 
@@ -138,23 +130,19 @@ class Run:
 
     @property
     def variant(self) -> str:
-        """How it was learned, all but the seed."""
-        told, context = self.prompt.training, self.prompt.settings
-        words = [in_words(told.get("shots")), f"M = {context.n_ctx}", context.position]
-        words += ["class-specific"] if context.csc else []
-        words += [f'from "{told["init"]}"'] if told.get("init") else []
-        return ", ".join([*words, f"{self.settings.get('recipe', 'own')} recipe"])
+        """How it was learned, in words that are equal for all seeds."""
+        return f"{describe(self.prompt)}, {self.settings.get('recipe', 'own')} recipe"
 
 
 def read_run(folder: Path) -> Run:
     """Read a run folder. Raises UsageError for one without a whole run, CoopError for a damaged one."""
     if folder.parent.name == CELLS_FOLDER and (folder / RESULT_FILE).is_file():
-        raise UsageError(f'"{folder}" is one experiment of a sweep: report "{folder.parent.parent}"')
+        raise UsageError(f'"{folder}" is one experiment of a sweep; report the whole sweep: "{folder.parent.parent}"')
     prompt, settings = load_prompt(folder), read_settings(folder / SETTINGS_FILE)
     try:
         about = json.loads((folder / METRICS_FILE).read_text("utf-8"))
         lines = (folder / LOG_FILE).read_text("utf-8").splitlines()
-        learned, hand_written = (_scores(about.pop(kind)) for kind in ("learned", "hand_written"))
+        learned, hand_written = (_evaluation(about.pop(kind)) for kind in ("learned", "hand_written"))
         return Run(folder, prompt, settings, learned, hand_written, tuple(map(_epoch, lines)), check_tables(about))
     except OSError as error:
         raise UsageError(f'"{error.filename}" cannot be read: {error.strerror or error}') from error
@@ -162,24 +150,28 @@ def read_run(folder: Path) -> Run:
         raise CoopError(f'{METRICS_FILE} or {LOG_FILE} in "{folder}" is not what `coop fit` wrote') from error
 
 
-def _scores(found: dict[str, Any] | None) -> Scores | None:
-    if found is None:
+def _evaluation(entry: dict[str, Any] | None) -> Evaluation | None:
+    """The accuracies as `Evaluation.as_dict` wrote them; the single predictions are not kept."""
+    if entry is None:
         return None
-    names = tuple(map(str, found["class_names"]))
-    confusion = [[int(count) for count in row] for row in found["confusion"]]
-    per_class = [None if share is None else float(share) for share in (found["per_class"][name] for name in distinct(names))]
+    names = tuple(map(str, entry["class_names"]))
+    confusion = [[int(count) for count in row] for row in entry["confusion"]]
+    shares = [entry["per_class"][name] for name in distinct(names)]
+    per_class = [None if share is None else float(share) for share in shares]
     if [len(row) for row in confusion] != [len(names)] * len(names):
-        raise ValueError("the confusion is no square")
-    return Scores(names, Metrics(int(found["n"]), float(found["top1"]), float(found["macro"]), per_class, confusion))
+        raise ValueError("the confusion is not square")
+    return Evaluation(
+        names, (), [], [], Metrics(int(entry["n"]), float(entry["top1"]), float(entry["macro"]), per_class, confusion)
+    )
 
 
 def _epoch(line: str) -> EpochLog:
-    found = json.loads(line)
-    return EpochLog(int(found["epoch"]), int(found["epochs"]), *(float(found[key]) for key in ("lr", "loss", "accuracy")))
+    entry = json.loads(line)
+    return EpochLog(int(entry["epoch"]), int(entry["epochs"]), *(float(entry[key]) for key in ("lr", "loss", "accuracy")))
 
 
-def check_tables(found: dict[str, Any]) -> dict[str, Any]:
-    """The rest of metrics.json or results.json. Raises ValueError where a table is none."""
-    if not all(isinstance(found.get(key, {}), dict) for key in ("versions", "seconds")):
-        raise ValueError("no table")
-    return found
+def check_tables(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what metrics.json or results.json says beside the accuracies. Raises ValueError where a table is not one."""
+    if not all(isinstance(about.get(key, {}), dict) for key in ("versions", "seconds")):
+        raise ValueError("versions and seconds are tables")
+    return about

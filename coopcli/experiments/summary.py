@@ -1,4 +1,4 @@
-"""Results of a grid: means over seeds, tables."""
+"""Results of a grid over their seeds: means and deviations, the tables, and the paper's figure as plain numbers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..learning.methods import METHODS
-from ..names import short_name
+from .describe import grouped, label
 from .grid import Cell, Result
 
-# What the accuracies of a line are; the latter two only where the base classes are learned.
+# The accuracies of a row; the latter two only where the base classes are learned.
 VALUES = {"top1": "top-1 %", "new": "new classes, top-1 %", "harmonic": "harmonic mean of base and new, %"}
 
 
@@ -28,8 +29,8 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Line:
-    """Cells that differ in their seed only, and their accuracies over the seeds, where there are any."""
+class SummaryRow:
+    """Cells that differ in their seed only, and their accuracies over the seeds; None where no cell has one."""
 
     cell: Cell
     seeds: int
@@ -41,13 +42,28 @@ class Line:
     parameters: int
 
 
-def summary(results: Sequence[Result]) -> list[Line]:
+class Curve(NamedTuple):
+    """A line of the figure: points (place among the figure's shots, mean, deviation), the accuracies as shares in [0, 1].
+
+    A `level` is a hand-written prompt's: one point, whose place means nothing.
+    """
+
+    label: str
+    points: tuple[tuple[int, float, float], ...]
+    level: bool
+
+
+class Figure(NamedTuple):
+    """The paper's figure: accuracy over the number of train images per class. `shots` name the places, in ascending order."""
+
+    shots: tuple[str, ...]
+    curves: tuple[Curve, ...]
+
+
+def summary(results: Sequence[Result]) -> list[SummaryRow]:
     """The results over their seeds, in the order of their first cells."""
-    groups: dict[Cell, list[Result]] = {}
-    for result in results:
-        groups.setdefault(replace(result.cell, seed=0), []).append(result)
     return [
-        Line(
+        SummaryRow(
             cell,
             seeds=len(group),
             top1=spread_of([result.top1 for result in group]),
@@ -57,78 +73,82 @@ def summary(results: Sequence[Result]) -> list[Line]:
             seconds=statistics.mean(result.seconds for result in group),
             parameters=max(result.parameters for result in group),
         )
-        for cell, group in groups.items()
+        for cell, group in grouped(results, lambda result: result.cell.without_seed).items()
     ]
 
 
 def spread_of(values: Sequence[float | None]) -> Spread | None:
-    """Over the values that there are; the deviation of one is 0."""
-    there = [value for value in values if value is not None]
-    return Spread(statistics.mean(there), statistics.stdev(there) if len(there) > 1 else 0.0, len(there)) if there else None
+    """Mean and deviation of the values that are not None; the deviation of a single one is 0."""
+    known = [value for value in values if value is not None]
+    return Spread(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else 0.0, len(known)) if known else None
 
 
-def label(cell: Cell, cells: Sequence[Cell]) -> str:
-    """What tells a cell's line from those of the others: its method, and of model and variant what is not the same in all."""
-    words = [cell.method]
-    if len({other.model for other in cells}) > 1:
-        words.append(short_name(cell.model))
-    if cell.variant:
-        variants = [other.variant for other in cells if other.variant]
-        shown = {"n_ctx": "M = {}", "position": "{}", "csc": "{}", "init": '"{}"', "recipe": "{}"}
-        for name, form in shown.items():
-            if len({getattr(variant, name) for variant in variants}) > 1:
-                value = getattr(cell.variant, name)
-                value = ("class-specific" if value else "unified") if name == "csc" else value
-                words.append(form.format(value) if value is not None else {"init": "random"}.get(name, "M = 16"))
-    return ", ".join(words)
+def figure_of(rows: Sequence[SummaryRow], value: str = "top1") -> Figure:
+    """The figure of an accuracy, for plots and pages alike; rows without it give a curve without points."""
+    shots = _shots(rows)
+    curves = []
+    for name, of_curve in curves_of(rows):
+        known = [(row.cell.shots, spread) for row in of_curve if (spread := getattr(row, value))]
+        places = [(0 if number == 0 else shots.index(number), spread) for number, spread in known]
+        points = sorted((place, spread.mean, spread.std) for place, spread in places)
+        curves.append(Curve(name, tuple(points), level=all(row.cell.shots == 0 for row in of_curve)))
+    return Figure(tuple(map(shots_name, shots)), tuple(curves))
 
 
-def curves_of(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
-    """The lines of a figure or the rows of a table: labels with what differs in the number of shots only."""
-    curves: dict[Cell, list[Line]] = {}
-    for line in lines:
-        curves.setdefault(replace(line.cell, shots=0), []).append(line)
-    cells = list(curves)
-    return [(label(cell, cells), of_cell) for cell, of_cell in curves.items()]
+def curves_of(rows: Sequence[SummaryRow]) -> list[tuple[str, list[SummaryRow]]]:
+    """The lines of a figure or of a table: each a label, and the rows that differ in their number of shots only."""
+    curves = grouped(rows, lambda row: replace(row.cell, shots=0))
+    return [(label(cell, list(curves)), of_cell) for cell, of_cell in curves.items()]
 
 
-def table_of(lines: Sequence[Line], value: str = "top1") -> list[list[str]]:
+def _shots(rows: Sequence[SummaryRow]) -> list[int | None]:
+    """The numbers of train images per class, ascending; None, all of them, comes last, and 0 only where nothing else is."""
+    shots = {row.cell.shots for row in rows} - {0}
+    return sorted(shots, key=lambda number: math.inf if number is None else number) or [0]
+
+
+def shots_name(shots: int | None) -> str:
+    """A number of train images per class as a heading."""
+    return "all" if shots is None else str(shots)
+
+
+def table_of(rows: Sequence[SummaryRow], value: str = "top1") -> list[list[str]]:
     """A heading row, then a row for each method and variant: mean and deviation in % by the number of shots.
 
     A hand-written prompt, which takes no shots, has its level in every column.
     """
-    shots = list(dict.fromkeys(line.cell.shots for line in lines if line.cell.shots != 0)) or [0]
-    rows = [["shots", *("all" if number is None else str(number) for number in shots)]]
-    for name, of_curve in curves_of(lines):
-        by_shots = {line.cell.shots: getattr(line, value) for line in of_curve}
-        rows.append([name, *(str(by_shots.get(number, by_shots.get(0)) or "-") for number in shots)])
-    return rows
+    shots = _shots(rows)
+    table = [["shots", *map(shots_name, shots)]]
+    for name, of_curve in curves_of(rows):
+        by_shots = {row.cell.shots: getattr(row, value) for row in of_curve}
+        table.append([name, *(str(by_shots.get(number, by_shots.get(0)) or "-") for number in shots)])
+    return table
 
 
-def costs_of(lines: Sequence[Line]) -> list[list[str]]:
-    """A heading row, then for each that learns: at how many shots, what it learns, how many numbers, in how many seconds.
+def costs_of(rows: Sequence[SummaryRow]) -> list[list[str]]:
+    """A heading row, then for each method that learns: at how many shots, what it learns, how many numbers, how many seconds.
 
     Each at its most shots. The time is that of learning, with the features in the cache.
     """
-    rows = [["method", "shots", "learns", "numbers", "seconds"]]
-    for name, of_curve in curves_of(lines):
-        there = [line for line in of_curve if line.top1 and line.cell.shots != 0]
-        if there:
-            most = max(there, key=lambda line: math.inf if line.cell.shots is None else line.cell.shots)
-            shots = "all" if most.cell.shots is None else str(most.cell.shots)
-            learns = METHODS[most.cell.method].learns
-            rows.append([name, shots, learns, f"{most.parameters:,}", f"{most.seconds:.1f}"])
-    return rows
+    table = [["method", "shots", "learns", "numbers", "seconds"]]
+    for name, of_curve in curves_of(rows):
+        known = [row for row in of_curve if row.top1 and row.cell.shots != 0]
+        if known:
+            most = max(known, key=lambda row: math.inf if row.cell.shots is None else row.cell.shots)
+            method = METHODS.get(most.cell.method)  # a results file may be of another version of coop
+            learns = method.learns if method else "?"
+            table.append([name, shots_name(most.cell.shots), learns, f"{most.parameters:,}", f"{most.seconds:.1f}"])
+    return table
 
 
-def markdown_of(lines: Sequence[Line]) -> str:
-    """The tables of the values that there are, and of what each method costs, in Markdown."""
+def markdown_of(rows: Sequence[SummaryRow]) -> str:
+    """The tables of all accuracies that the rows hold, and of what each method costs, in Markdown."""
     tables = []
     for value, heading in VALUES.items():
-        if any(getattr(line, value) for line in lines):
-            first, *rows = table_of(lines, value)
-            tables.append([[f"{heading}; {first[0]}", *first[1:]], *rows])
-    if len(costs := costs_of(lines)) > 1:
+        if any(getattr(row, value) for row in rows):
+            first, *rest = table_of(rows, value)
+            tables.append([[f"{heading}; {first[0]}", *first[1:]], *rest])
+    if len(costs := costs_of(rows)) > 1:
         tables.append(costs)
     return "\n\n".join(map(_markdown, tables)) + "\n"
 

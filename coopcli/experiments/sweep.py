@@ -1,8 +1,7 @@
-"""A grid of experiments on one data set: each cell is kept as soon as it is done, and a stopped grid goes on."""
+"""Run a grid of experiments on one data set; each is kept as soon as it is done, and a stopped grid is resumed."""
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -11,9 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -22,35 +20,13 @@ import torch
 from ..clip.cache import FeatureCache
 from ..data.load import DataSet
 from ..errors import CoopError
-from ..files import CELLS_FOLDER, RESULT_FILE, write_json
-from ..learning.methods import COOP, METHODS
+from ..learning.methods import METHODS
 from .experiment import Laboratory
-from .grid import Cell, Plan, Result, Variant
+from .grid import Cell, OnStep, Plan, Result
+from .sweep_folder import cell_folder, read_result, write_result
 
 # Weights of a text tower whose training step gains little from a second thread: two fits at a time are faster.
 SMALL_TOWER = 64 << 20  # bytes
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Every combination of these is a cell; variants count for the method `coop` only."""
-
-    methods: Sequence[str]
-    models: Sequence[str]
-    shots: Sequence[int | None]
-    seeds: Sequence[int]
-    variants: Sequence[Variant] = (Variant(),)
-
-    def cells(self) -> list[Cell]:
-        """The cells, in the order in which they are done."""
-        found = []
-        for model, method in product(self.models, self.methods):
-            if METHODS[method].hand_written:
-                found.append(Cell(method, model))
-            else:
-                variants = self.variants if method == COOP else (None,)
-                found += [Cell(method, model, *key) for key in product(self.shots, self.seeds, variants)]
-        return found
 
 
 def sweep(
@@ -61,15 +37,15 @@ def sweep(
     folder: Path,
     cache_folder: Path,
     jobs: int | None = None,
-    on_images: Callable[[str, int, int], None] = lambda step, done, total: None,
+    on_images: OnStep = lambda step, done, total: None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """The results of all cells, in their order; those that `folder` holds already are not done again.
+    """Do all cells and return their results in order; those that `folder` already holds are not done again.
 
-    `jobs` processes do a cell each at a time (None: one for each core where the model is small, else one); each has the
-    data set from `load`, which must be something that pickle knows. Each result is that of one process.
+    `jobs` processes each do one cell at a time (None: one for each core where the model is small, else one); each gets the
+    data set from `load`, which pickle must be able to send. A result does not depend on their number.
     """
-    kept = {cell: result for cell in cells if (result := _kept(folder, cell))}
+    kept = {cell: result for cell in cells if (result := read_result(folder, cell))}
     for result in kept.values():
         on_result(result)
     left = [cell for cell in cells if cell not in kept]
@@ -100,26 +76,12 @@ def _in_turn(laboratory: Laboratory, cells: Sequence[Cell], folder: Path) -> Ite
 
 
 def _do(laboratory: Laboratory, cell: Cell, folder: Path) -> Result:
-    """Do a cell, keep its result on disk, and with it the warnings that it gave."""
-    own = _of_cell(folder, cell)
+    """Do a cell, and write its result with the warnings that it gave."""
     with _collected_warnings() as warnings:
-        result = laboratory.run(cell, own)
+        result = laboratory.run(cell, cell_folder(folder, cell))
     result = replace(result, note="; ".join(dict.fromkeys([*filter(None, [result.note]), *warnings])))
-    write_json(own / RESULT_FILE, asdict(result))
+    write_result(folder, result)
     return result
-
-
-def _of_cell(folder: Path, cell: Cell) -> Path:
-    return folder / CELLS_FOLDER / cell.folder
-
-
-def _kept(folder: Path, cell: Cell) -> Result | None:
-    """The result of a cell that is done."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        row = json.loads((_of_cell(folder, cell) / RESULT_FILE).read_text("utf-8"))
-        if row.pop("cell") == json.loads(json.dumps(asdict(cell))) and row["top1"] is not None:
-            return Result(cell, **row)
-    return None
 
 
 # ------------------------------------------------------------------------------------------------ several processes
@@ -130,7 +92,7 @@ _laboratory: Laboratory  # of a worker process
 def _at_once(
     load: Callable[[], DataSet], plan: Plan, cells: Sequence[Cell], folder: Path, cache_folder: Path, jobs: int
 ) -> Iterator[Result]:
-    """Results as they come. Raises CoopError when a process is ended from outside."""
+    """Yield results as they come. Raises CoopError when a process is ended from outside."""
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit PyTorch's threads half-way
     stop = spawn.Event()
     given = (load, plan, cache_folder, max(1, torch.get_num_threads() // jobs), stop)
@@ -139,7 +101,7 @@ def _at_once(
         for future in as_completed([executor.submit(_do_in_worker, cell, folder) for cell in cells]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise CoopError("a process that learns was ended from outside; was the memory full? try --jobs 1") from error
+        raise CoopError("a worker process was ended from outside, perhaps because memory was full; try --jobs 1") from error
     except BaseException:
         stop.set()
         raise
@@ -152,7 +114,7 @@ def _begin_worker(load: Callable[[], DataSet], plan: Plan, cache_folder: Path, t
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
     threading.Thread(target=_end_with_main, args=(stop,), daemon=True).start()
     torch.set_num_threads(threads)
-    logging.getLogger("coopcli").addHandler(logging.NullHandler())  # the main process has told of the data already
+    logging.getLogger("coopcli").addHandler(logging.NullHandler())  # the main process has shown the notes on the data already
     _laboratory = Laboratory(load(), plan, FeatureCache(cache_folder))
 
 
@@ -169,17 +131,17 @@ def _do_in_worker(cell: Cell, folder: Path) -> Result:
 
 @contextmanager
 def _collected_warnings() -> Iterator[list[str]]:
-    """The warnings that coop gives meanwhile, instead of their being shown."""
-    told: list[str] = []
+    """Collect the warnings that coop gives meanwhile, instead of showing them."""
+    messages: list[str] = []
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.append(record.getMessage())
+            messages.append(record.getMessage())
 
     logger = logging.getLogger("coopcli")
     before = logger.handlers, logger.propagate
     logger.handlers, logger.propagate = [Collect()], False
     try:
-        yield told
+        yield messages
     finally:
         logger.handlers, logger.propagate = before

@@ -1,4 +1,4 @@
-"""Curves in other tools, epoch by epoch: TensorBoard, Weights & Biases or trackio. log.jsonl is there without them."""
+"""Send the curves of a fit to TensorBoard, Weights & Biases or trackio, epoch by epoch. log.jsonl needs none of them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from ..learning.fit import Fit
     from ..learning.training import EpochLog
 
-Record = Callable[[Mapping[str, float], int], None]  # numbers by name, and the step they belong to
+Record = Callable[[Mapping[str, float], int], None]  # numbers by name, and their step
 
 
 def epoch_numbers(log: EpochLog) -> dict[str, float]:
-    """What a tracker is told of an epoch; its step is the epoch's number."""
+    """The numbers of an epoch; their step is the epoch's."""
     return {"train/loss": log.loss, "train/accuracy": log.accuracy, "train/lr": log.lr}
 
 
 def final_numbers(result: Fit) -> dict[str, float]:
-    """What a tracker is told at the end: accuracies on the test images, shares in [0, 1]."""
-    told = {"test": result.test, "hand_written": result.hand_written}
+    """The numbers at the end: accuracies on the test images, shares in [0, 1]."""
+    evaluations = {"test": result.test, "hand_written": result.hand_written}
     return {
         f"{name}/{kind}": getattr(evaluation.metrics, kind)
-        for name, evaluation in told.items()
+        for name, evaluation in evaluations.items()
         if evaluation
         for kind in ("top1", "macro")
     }
@@ -37,10 +37,10 @@ def final_numbers(result: Fit) -> dict[str, float]:
 
 @contextmanager
 def tracked(folder: Path, settings: Mapping[str, Any], tensorboard: bool, wandb: str | None) -> Iterator[Record]:
-    """Trackers for the run in `folder`: a function that tells each of them numbers of a step.
+    """Open trackers for the run in `folder`; the function given back sends the numbers of a step to each.
 
-    Whatever a first step above 0 follows on was told by an earlier process: the run goes on. Nothing is written before
-    the first number. Raises UsageError when the library that a tracker needs is not installed.
+    A first step above 0 continues the run of an earlier process. Nothing is written before the first number.
+    Raises UsageError when the library that a tracker needs is not installed.
     """
     with ExitStack() as stack:
         records: list[Record] = []
@@ -68,7 +68,7 @@ def _tensorboard(folder: Path) -> Iterator[Record]:
     def record(numbers: Mapping[str, float], step: int) -> None:
         nonlocal writer
         try:
-            if writer is None:  # what an earlier run told of this step and later ones is void
+            if writer is None:  # drops what an earlier process wrote of this step and later ones
                 writer = SummaryWriter(str(folder), purge_step=step)
             for name, number in numbers.items():
                 writer.add_scalar(name, number, step)
@@ -85,7 +85,7 @@ def _tensorboard(folder: Path) -> Iterator[Record]:
 
 @contextmanager
 def _wandb(project: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[Record]:
-    """A run of wandb's, or of trackio's where that is installed instead. Logins and variables are theirs."""
+    """A run of wandb, or of trackio where that is installed instead; both take their own logins and variables."""
     library = _installed("wandb") or _installed("trackio")
     if library is None:
         raise UsageError("--wandb needs the package wandb or trackio: pip install 'coopcli[wandb]'")
@@ -110,7 +110,7 @@ def _wandb(project: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[
 
 
 def _installed(name: str) -> Any:
-    """A library that need not be there, or None."""
+    """An optional library, or None."""
     try:
         return import_module(name)
     except ImportError:
@@ -119,7 +119,7 @@ def _installed(name: str) -> Any:
 
 @contextmanager
 def _talking() -> Iterator[None]:
-    """What a tracker prints goes to stderr, and whatever it raises becomes one line."""
+    """Send what a tracker prints to stderr, and turn whatever it raises into one line."""
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -127,13 +127,13 @@ def _talking() -> Iterator[None]:
         raise CoopError(f"--wandb: {next(iter(str(error).splitlines()), type(error).__name__)}") from error
 
 
-def _start_wandb(wandb: Any, project: str, folder: Path, settings: dict[str, Any], goes_on: bool) -> Any:
-    """A new run, or the one that an earlier process began in this folder."""
+def _start_wandb(wandb: Any, project: str, folder: Path, settings: dict[str, Any], resumed: bool) -> Any:
+    """Start a run, or resume the one that an earlier process began in this folder."""
     known = folder / "wandb" / "id"
     run = wandb.init(
         project=project,
         name=folder.name,
-        id=known.read_text("utf-8") if goes_on and known.exists() else None,
+        id=known.read_text("utf-8") if resumed and known.exists() else None,
         resume="allow",
         dir=folder,
         config=settings,
@@ -143,6 +143,6 @@ def _start_wandb(wandb: Any, project: str, folder: Path, settings: dict[str, Any
     return run
 
 
-def _start_trackio(trackio: Any, project: str, folder: Path, settings: dict[str, Any], goes_on: bool) -> Any:
-    """A new run, or the last one of this folder's name."""
-    return trackio.init(project, folder.name, config=settings, resume="allow" if goes_on else "never")
+def _start_trackio(trackio: Any, project: str, folder: Path, settings: dict[str, Any], resumed: bool) -> Any:
+    """Start a run, or resume the last one of this folder's name."""
+    return trackio.init(project, folder.name, config=settings, resume="allow" if resumed else "never")

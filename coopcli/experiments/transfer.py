@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,8 +13,8 @@ from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
 from ..clip.image_features import image_features
-from ..data.fewshot import in_words, test_items
-from ..data.load import DataSet
+from ..data.fewshot import test_items
+from ..data.load import DataSet, ImageItem
 from ..errors import CoopError
 from ..learned.classifier import check_backbone, classes_of, learned_logits
 from ..learned.head import Head
@@ -23,16 +22,16 @@ from ..learned.prompt import LearnedPrompt
 from ..learned.scores import evaluate_logits
 from ..names import distinct, short_name
 from . import plots
+from .describe import grouped, seed_of, sources_of
+from .grid import OnStep
 from .summary import Spread, spread_of
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A data set to be tested on, with the hand-written template that suits it.
+    """A data set to test on, with the hand-written template that suits it.
 
-    `renamed`: its class names were given for it, and come before those that a prompt knows its folders by.
+    `renamed` class names were given for this data set and win over those that a prompt knows its folders by.
     """
 
     dataset: DataSet
@@ -44,7 +43,7 @@ class Target:
 class Transfer:
     """One classifier on one data set: accuracies as shares in [0, 1], None where it does not fit, and `note` says why.
 
-    `source` names what was learned, whatever the seed; hand-written prompts have no seed.
+    `source` names what was learned, the same for all seeds; hand-written prompts have no seed.
     """
 
     source: str
@@ -65,103 +64,69 @@ def transfer(
     backbone_of: Callable[[LearnedPrompt | Head], Backbone],
     templates: Sequence[str],
     cache: FeatureCache,
-    on_images: Progress = lambda step, done, total: None,
+    on_images: OnStep = lambda step, done, total: None,
 ) -> list[Transfer]:
-    """Every classifier on every data set; before them, for each backbone, the target's own template and the ensemble.
+    """Test every classifier on every data set; before them, for each backbone, the target's own template and the ensemble.
 
     Raises CoopError for a prompt that was learned on another backbone than `backbone_of` gives.
     """
-    rows: list[Transfer] = []
     backbones: dict[str, Backbone] = {}
-    for _, one in learned:
-        if one.fingerprint not in backbones:
-            backbones[one.fingerprint] = backbone_of(one)
-        check_backbone(one, backbones[one.fingerprint])
-    sources = sources_of(learned)
+    for _, classifier in learned:
+        if classifier.fingerprint not in backbones:
+            backbones[classifier.fingerprint] = backbone_of(classifier)
+        check_backbone(classifier, backbones[classifier.fingerprint])
+    sources = sources_of([classifier for _, classifier in learned], [str(path) for path, _ in learned])
     models = [short_name(backbone.name) for backbone in backbones.values()]
     titles = distinct([target.dataset.name for target in targets])
+    rows: list[Transfer] = []
     for (fingerprint, backbone), model, own_name in zip(backbones.items(), models, distinct(models), strict=True):
         of_model, by_hand = (f", {name}" if len(models) > 1 else "" for name in (model, own_name))
+        own = [
+            (source + of_model, path, classifier)
+            for source, (path, classifier) in zip(sources, learned, strict=True)
+            if classifier.fingerprint == fingerprint
+        ]
         for target, title in zip(targets, titles, strict=True):
-            dataset = target.dataset
-            items = test_items(dataset)
-            images = image_features(backbone, items, cache, lambda *n, of=title: on_images(f"images of {of}", *n))
-
-            def tested(names: Sequence[str], logits: Tensor, of: Any = items) -> dict[str, Any]:
-                metrics = evaluate_logits(logits, names, of).metrics
-                return {"top1": metrics.top1, "macro": metrics.macro, "images": metrics.n}
-
+            items = test_items(target.dataset)
+            images = image_features(backbone, items, cache, partial(on_images, f"images of {title}"))
             for source, wording in (("zeroshot", [target.template]), ("ensemble", list(templates))):
-                features = hand_written_features(backbone, wording, dataset.class_names, cache)
-                found = tested(dataset.class_names, backbone.logit_scale * images @ features.T)
-                rows.append(Transfer(source + by_hand, None, title, fingerprint=fingerprint, **found))
-            for (path, one), source in zip(learned, sources, strict=True):
-                if one.fingerprint != fingerprint:
-                    continue
-                names = dataset.class_names if target.renamed else classes_of(one, dataset)
-                sha256 = one.training.get("few_shot_sha256")
-                about: dict[str, Any] = {"file": str(path), "fingerprint": fingerprint, "few_shot_sha256": sha256}
+                row = Transfer(source + by_hand, None, title, fingerprint=fingerprint)
+                names = target.dataset.class_names
+                features = hand_written_features(backbone, wording, names, cache)
+                rows.append(_tested(row, names, backbone.logit_scale * images @ features.T, items))
+            for source, path, classifier in own:
+                sha256 = classifier.training.get("few_shot_sha256")
+                row = Transfer(
+                    source, seed_of(classifier), title, file=str(path), fingerprint=fingerprint, few_shot_sha256=sha256
+                )
+                names = target.dataset.class_names if target.renamed else classes_of(classifier, target.dataset)
                 try:
-                    about |= tested(names, learned_logits(backbone, one, images, names))
+                    row = _tested(row, names, learned_logits(backbone, classifier, images, names), items)
                 except CoopError as error:
-                    about["note"] = str(error)
-                rows.append(Transfer(source + of_model, _seed_of(one), title, **about))
+                    row = replace(row, note=str(error))
+                rows.append(row)
     return rows
 
 
-def sources_of(learned: Sequence[tuple[Path, LearnedPrompt | Head]]) -> list[str]:
-    """Of each what it is, in words that are the same for all seeds, and for nothing else.
-
-    Where recipes differ they are told, too; of two that are the same even so, seed and all, each goes by its file.
-    """
-    sources = [source_of(one) for _, one in learned]
-    recipes = [recipe if isinstance(recipe := one.training.get("recipe"), dict) else {} for _, one in learned]
-    for source in set(sources):
-        places = [place for place, other in enumerate(sources) if other == source]
-        names = sorted({str(name) for place in places for name in recipes[place]})
-        differ = [name for name in names if len({str(recipes[place].get(name)) for place in places}) > 1]
-        for place in places:
-            sources[place] += "".join(f", {name} {recipes[place].get(name)}" for name in differ)
-    again = Counter((source, _seed_of(one), one.model) for source, (_, one) in zip(sources, learned, strict=True))
-    of_files = {source for (source, *_), count in again.items() if count > 1}
-    return [f"{source}, {path}" if source in of_files else source for source, (path, _) in zip(sources, learned, strict=True)]
-
-
-def _seed_of(learned: LearnedPrompt | Head) -> int | None:
-    """None also where a file made by hand tells something else."""
-    return seed if isinstance(seed := learned.training.get("seed"), int) else None
-
-
-def source_of(learned: LearnedPrompt | Head) -> str:
-    """What was learned, in words that are the same for all seeds."""
-    told = learned.training
-    words = [str(told.get("data", "?"))]
-    if isinstance(learned, Head):
-        words.append(learned.method)
-    else:
-        settings = learned.settings
-        words.append(f"M = {settings.n_ctx} {settings.position}{' csc' if settings.csc else ''}")
-        if told.get("init"):
-            words.append(f'"{told["init"]}"')
-    if "shots" in told:
-        words.append(in_words(told["shots"]))
-    if told.get("classes", "all") != "all":
-        words.append(f"{told['classes']} classes")
-    return ", ".join(words)
+def _tested(row: Transfer, names: Sequence[str], logits: Tensor, items: Sequence[ImageItem]) -> Transfer:
+    """The row with the accuracies of these logits [n, K]."""
+    metrics = evaluate_logits(logits, names, items).metrics
+    return replace(row, top1=metrics.top1, macro=metrics.macro, images=metrics.n)
 
 
 def matrix(rows: Sequence[Transfer]) -> dict[str, dict[str, Spread | None]]:
     """Top-1 over the seeds, by source and data set."""
     table: dict[str, dict[str, Spread | None]] = {}
-    for row in rows:
-        of_seeds = [other.top1 for other in rows if (other.source, other.dataset) == (row.source, row.dataset)]
-        table.setdefault(row.source, {})[row.dataset] = spread_of(of_seeds)
+    for (source, dataset), of_seeds in grouped(rows, lambda row: (row.source, row.dataset)).items():
+        table.setdefault(source, {})[dataset] = spread_of([row.top1 for row in of_seeds])
     return table
 
 
 def draw(path: Path, table: dict[str, dict[str, Spread | None]]) -> None:
-    """The matrix as groups of bars; writes `path` with the endings .png and .svg."""
+    """Draw the matrix as groups of bars; writes `path` with the endings .png and .svg."""
     columns = list(next(iter(table.values())))
-    plots.grouped_bars(
-        path, "Transfer", columns, {source: [row.get(name) for name in columns] for source, row in table.items()}
-    )
+    bars = {
+        source: [(spread.mean, spread.std) if (spread := row.get(name)) else None for name in columns]
+        for source, row in table.items()
+    }
+    plots.grouped_bars(path, "Transfer", columns, bars)

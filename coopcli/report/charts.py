@@ -1,4 +1,4 @@
-"""Line charts as coordinates of an SVG, which the report's template draws in the page's own colours."""
+"""Line charts as coordinates of an SVG, which the report's template draws."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..experiments.plots import DASHES, LINE_COLOURS
+
 # Units of the drawing. About the pixels of a phone's width, so that letters keep their size there.
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 38, 14, 8, 38  # margins
-COLOURS = 10  # which the page knows
 TICKS = 5  # steps on an axis, and at most one more at either end
 MOST_POINTS = 400  # of a line: more than the eye tells apart
 
@@ -18,8 +19,8 @@ MOST_POINTS = 400  # of a line: more than the eye tells apart
 class Series:
     """A named line of (x, y), with one deviation for each point or none.
 
-    `smooth` averages each point with its neighbours, as many as make a twentieth of the line, and shows both. `level` draws
-    the first y from end to end, as what does not depend on x.
+    `smooth` averages each point with its neighbours, a twentieth of the line in all, and shows both. `level` draws the first
+    y from end to end: it does not depend on x.
     """
 
     label: str
@@ -30,14 +31,15 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line to draw, as SVG writes it: its points, below them those that were smoothed away, and its band's outline.
+class DrawnLine:
+    """A line to draw, as SVG writes it: its points, under them those before smoothing (`faint`), and the outline of its band.
 
-    Empty is what is not there. `dots` mark single points.
+    An absent part is an empty text. `dots` mark single points. `colour` is a place in LINE_COLOURS, `dash` a stroke-dasharray.
     """
 
     label: str
     colour: int
+    dash: str
     points: str
     faint: str
     dots: list[tuple[float, float]]
@@ -53,7 +55,7 @@ class Chart:
     x_label: str
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    lines: list[Line]
+    lines: list[DrawnLine]
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -63,15 +65,15 @@ class Chart:
 
 
 def line_chart(
-    title: str, x_label: str, series: Sequence[Series], percent: bool = False, names: Sequence[str] | None = None
+    title: str, x_label: str, lines: Sequence[Series], percent: bool = False, names: Sequence[str] | None = None
 ) -> Chart:
-    """A chart of these series; shares are shown in `percent`. With `names`, an x is a place among them.
+    """Draw these series; with `percent`, y are shares shown in %. With `names`, an x is a place among them.
 
     Long lines are thinned to MOST_POINTS points.
     """
     factor = 100.0 if percent else 1.0
-    xs = [x for one in series if not one.level for x, _ in one.points] or [0.0, 1.0]
-    edges = [factor * y for one in series for y in (*_edge(one, 1), *_edge(one, -1))] or [0.0]
+    xs = [x for series in lines if not series.level for x, _ in series.points] or [0.0, 1.0]
+    edges = [factor * y for series in lines for y in (*_edge(series, 1), *_edge(series, -1))] or [0.0]
     y_ticks = ticks(max(0.0, min(edges)), min(100.0, max(edges))) if percent else ticks(min(0.0, *edges), max(edges))
     x_low, x_high = (-0.25, len(names) - 0.75) if names else (min(xs), max(xs))
     x_ticks = [float(place) for place in range(len(names))] if names else ticks(x_low, x_high, whole=True)
@@ -86,35 +88,37 @@ def line_chart(
     def path(points: Sequence[tuple[float, float]]) -> str:
         return " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in points)
 
-    def line(number: int, one: Series) -> Line:
-        places, level = [x for x, _ in one.points], one.level and bool(one.points)
-        smoothed = running_mean(one.points) if one.smooth else list(one.points)
-        points = [(x, one.points[0][1]) for x in (x_low, x_high)] if level else thinned(smoothed)
-        faint = path(thinned(one.points)) if smoothed != list(one.points) else ""
-        upper, lower = (list(zip(places, _edge(one, sign), strict=True)) for sign in (1, -1))
-        band = path([*upper, *reversed(lower)]) if one.deviations and not level else ""
+    def line(number: int, series: Series) -> DrawnLine:
+        places, level = [x for x, _ in series.points], series.level and bool(series.points)
+        smoothed = running_mean(series.points) if series.smooth else list(series.points)
+        points = [(x, series.points[0][1]) for x in (x_low, x_high)] if level else thinned(smoothed)
+        faint = path(thinned(series.points)) if smoothed != list(series.points) else ""
+        upper, lower = (list(zip(places, _edge(series, sign), strict=True)) for sign in (1, -1))
+        band = path([*upper, *reversed(lower)]) if series.deviations and not level else ""
         dots = [(across(x), down(y)) for x, y in points] if names and not level else []
-        return Line(one.label, number % COLOURS, path(points), faint, dots, band, level)
+        colour, dashes = number % len(LINE_COLOURS), DASHES[number // len(LINE_COLOURS) % len(DASHES)]
+        dash = " ".join(str(2 * length) for length in dashes)  # at two units of line width
+        return DrawnLine(series.label, colour, dash, path(points), faint, dots, band, level)
 
     return Chart(
         title,
         x_label,
         [(across(x), names[int(x)] if names else f"{x:g}") for x in x_ticks if x_low <= x <= x_high],
         [(down(y / factor), f"{y:g}") for y in y_ticks],
-        [line(number, one) for number, one in enumerate(series)],
+        [line(number, series) for number, series in enumerate(lines)],
     )
 
 
-def _edge(one: Series, sign: int) -> list[float]:
-    """The line, or where there are deviations its band's upper (1) or lower (-1) edge."""
-    deviations = one.deviations or [0.0] * len(one.points)
-    return [y + sign * deviation for (_, y), deviation in zip(one.points, deviations, strict=True)]
+def _edge(series: Series, sign: int) -> list[float]:
+    """The y of the line or, with deviations, of the upper (1) or lower (-1) edge of its band."""
+    deviations = series.deviations or [0.0] * len(series.points)
+    return [y + sign * deviation for (_, y), deviation in zip(series.points, deviations, strict=True)]
 
 
 def ticks(low: float, high: float, whole: bool = False) -> list[float]:
     """Round numbers from `low` or just below to `high` or just above, in about TICKS steps of 1, 2 or 5 times a power of 10."""
     size = max(abs(low), abs(high), 1.0)
-    span = high - low if high - low > 1e-6 * size else size  # of all alike, a scale for their size
+    span = high - low if high - low > 1e-6 * size else size  # equal values get a scale of their own size
     power = 10.0 ** math.floor(math.log10(span / TICKS))
     step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if span / step <= TICKS)
     step = max(1.0, round(step)) if whole else step
@@ -123,7 +127,7 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
 
 
 def running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Each point's y averaged with those of as many neighbours on either side as make a twentieth of the line."""
+    """Average each y with its neighbours on either side, a twentieth of the line in all."""
     reach = len(points) // 40
     ys = [y for _, y in points]
     parts = [ys[max(0, i - reach) : i + reach + 1] for i in range(len(ys))]
@@ -131,7 +135,7 @@ def running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most about MOST_POINTS of the points, evenly, with the last."""
+    """Keep about MOST_POINTS of the points, evenly spaced, and the last."""
     step = -(-len(points) // MOST_POINTS) or 1
     kept = list(points[::step])
     return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]

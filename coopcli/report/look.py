@@ -1,4 +1,4 @@
-"""A closer look at a run: what takes its model, and its images."""
+"""The parts of a report that need the run's model and images: nearest tokens and worst mistakes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONTEXTS = 20  # class-specific ones to show
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image taken for another class: `picture` is a data URI, `probability` that of its true class, `top` are the best."""
+    """A misclassified image: `picture` is a data URI, `probability` that of the true class, `top` the most probable classes."""
 
     image: str
     picture: str
@@ -44,15 +44,12 @@ class Mistake:
     top: tuple[tuple[str, float], ...]
 
 
-Vectors = list[tuple[list[NearToken], float]]  # for each: its nearest tokens, the share of tokens that have one nearer
+Vectors = list[tuple[list[NearToken], float]]  # of each: nearest tokens, share of all tokens whose nearest token is closer
 
 
 @dataclass(frozen=True)
 class Look:
-    """What takes the model, and the images, to tell of a run; `notes` say what is left out, and why.
-
-    `tokens` are by class (None: one context for all), `mistakes` the worst of `n_mistakes`.
-    """
+    """Nearest tokens by class (None: one context for all), the worst of `n_mistakes`, and notes on what is left out."""
 
     tokens: dict[str | None, Vectors] = field(default_factory=dict)
     mistakes: tuple[Mistake, ...] = ()
@@ -61,7 +58,7 @@ class Look:
 
 
 def look_at(run: Run, open_model: Callable[[Run], Backbone], cache: FeatureCache, on_images: OnProgress | None = None) -> Look:
-    """Look up the nearest tokens, and classify the test images again to find the worst mistakes; what fails is noted."""
+    """Look up the nearest tokens and classify the test images again to find the worst mistakes; what fails becomes a note."""
     try:
         backbone = open_model(run)
         check_backbone(run.prompt, backbone)
@@ -79,11 +76,11 @@ def look_at(run: Run, open_model: Callable[[Run], Backbone], cache: FeatureCache
 
 
 def _differences(run: Run, n: int, top1: float) -> tuple[str, ...]:
-    """A note where the run itself saw other images, or saw them otherwise."""
+    """Note when the images or their accuracy are not those of the run."""
     then = run.learned and run.learned.metrics
     if not then or (n == then.n and abs(top1 - then.top1) < 0.001):
         return ()
-    return (f"The images are not quite those of the run: {n} give {100 * top1:.1f} %, {then.n} gave {100 * then.top1:.1f} %.",)
+    return (f"The images have changed since the run: {n} now give {100 * top1:.1f} %, {then.n} gave {100 * then.top1:.1f} %.",)
 
 
 def near_tokens(prompt: LearnedPrompt, backbone: Backbone) -> dict[str | None, Vectors]:
@@ -96,7 +93,7 @@ def near_tokens(prompt: LearnedPrompt, backbone: Backbone) -> dict[str | None, V
 def classify_again(
     run: Run, backbone: Backbone, cache: FeatureCache, on_images: OnProgress | None = None
 ) -> tuple[tuple[ImageItem, ...], Tensor]:
-    """The run's test images that can be read, and their logits [n, K]. Raises CoopError when they are not to be had."""
+    """The run's readable test images and their logits [n, K]. Raises CoopError when the data is gone or has changed."""
     data = _data_of(run)
     if data.class_names != run.prompt.class_names or not data.test:
         raise CoopError(f"{data.dataset} no longer holds the classes and test images of the run")
@@ -105,20 +102,20 @@ def classify_again(
 
 
 def _data_of(run: Run) -> FewShot:
-    """The run's own draw, from where its settings say. Raises CoopError when that cannot be."""
-    asked, told = run.settings, run.prompt.training
+    """Draw the run's images again, from where its settings say. Raises CoopError when they do not say."""
+    settings, training = run.settings, run.prompt.training
     try:
-        images, classnames = (Path(asked[key]) if key in asked else None for key in ("images", "classnames"))
-        columns = [None if asked.get(key) is None else str(asked[key]) for key in ("image-column", "label-column")]
-        shots = None if told["shots"] is None else int(told["shots"])
-        seed, classes = int(told["seed"]), told["classes"]
+        images, classnames = (Path(settings[key]) if key in settings else None for key in ("images", "classnames"))
+        columns = [None if settings.get(key) is None else str(settings[key]) for key in ("image-column", "label-column")]
+        shots = None if training["shots"] is None else int(training["shots"])
+        seed, classes = int(training["seed"]), training["classes"]
         if classes not in get_args(Classes):
-            raise ValueError("no half")
-        if "max-pixels" in asked:
-            allow_pixels(int(asked["max-pixels"]))
-        data = str(asked["data"])
+            raise ValueError("classes are all, base or new")
+        if "max-pixels" in settings:
+            allow_pixels(int(settings["max-pixels"]))
+        data = str(settings["data"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CoopError(f'"{run.folder}" does not say which data it is of') from error
+        raise CoopError(f'the settings in "{run.folder}" do not say which data it learned from') from error
     return draw_few_shot(load_data(data, images, classnames, *columns), shots, seed, classes)
 
 
@@ -130,21 +127,21 @@ def _mistake(item: ImageItem, logits: Tensor, names: Sequence[str]) -> Mistake:
 
 
 def worst_mistakes(logits: Tensor, labels: Tensor) -> list[int]:
-    """The rows of logits [n, K] whose largest is not that of the label [n], least probable labels first."""
+    """The rows of logits [n, K] whose largest is not at the label [n], least probable labels first."""
     losses = F.cross_entropy(logits.double(), labels, reduction="none")
     wrong = logits.argmax(dim=-1) != labels
     return [row for row in losses.argsort(descending=True, stable=True).tolist() if wrong[row]]
 
 
 def thumbnail(content: bytes, name: str) -> str:
-    """A small JPEG of an image as a data URI. Raises CoopError for one that cannot be read."""
+    """A small JPEG of an image as a data URI. Raises CoopError when the image cannot be read."""
     image = open_image(content, name)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return data_uri(image, "jpeg", quality=80)
 
 
 def data_uri(image: Image.Image, form: str, **options: Any) -> str:
-    """An image as a part of the page itself, in a form that Pillow writes: "jpeg", "png"."""
+    """An image as part of the page itself, in a format that Pillow writes: "jpeg", "png"."""
     content = io.BytesIO()
     image.save(content, form, **options)
     return f"data:image/{form};base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,8 +1,7 @@
-"""Runs and sweeps as one HTML page: nothing is fetched from anywhere, and it is read without any script."""
+"""Runs and sweeps as one HTML page, which fetches nothing and needs no script."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,17 +11,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..experiments.run_folder import Run, Scores
-from ..experiments.summary import Spread, costs_of, curves_of, spread_of
+from ..experiments.describe import group_key, grouped
+from ..experiments.plots import LINE_COLOURS
+from ..experiments.run_folder import Run
+from ..experiments.summary import Spread, costs_of, figure_of, spread_of, table_of
 from ..experiments.sweep_folder import Sweep
 from ..files import write_atomically
+from ..learned.scores import Evaluation
 from ..settings import RESOLVED
 from .charts import Chart, Series, line_chart
 from .look import Look, data_uri
 
-OF_SEED = ("seed", "few_shot_sha256", "images", "class_chunk", "device", "torch")  # or of the machine; of a prompt's training
-CELLS = 30  # classes up to which a confusion matrix is read as a table
-RIGHT, WRONG = (20, 130, 205), (225, 90, 20)  # colours of a confusion's picture, on light and on dark
+CELLS = 30  # a confusion of up to so many classes is shown as a table
+RIGHT, WRONG = (20, 130, 205), (225, 90, 20)  # of a confusion's picture, readable on light and on dark
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,7 @@ class Group:
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
     """The runs by all but their seed, in the order of their first ones."""
-    groups: dict[str, list[int]] = {}
-    for place, run in enumerate(runs):
-        told = {key: value for key, value in run.prompt.training.items() if key not in OF_SEED}
-        key = json.dumps([run.prompt.fingerprint, vars(run.prompt.settings), told, run.prompt.class_names])
-        groups.setdefault(key, []).append(place)
+    groups = grouped(range(len(runs)), lambda place: group_key(runs[place].prompt))
     return [_group([runs[place] for place in places], places) for places in groups.values()]
 
 
@@ -61,7 +58,7 @@ def _group(runs: Sequence[Run], places: list[int]) -> Group:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A class: its images, its accuracy in each run (the place of the run, share), their mean, and that by hand."""
+    """A class: its images, its accuracy in each run (place of the run, share), their mean, and the hand-written prompt's."""
 
     name: str
     images: int
@@ -71,14 +68,14 @@ class ClassRow:
 
 
 def class_rows(runs: Sequence[Run]) -> list[ClassRow]:
-    """The classes that have test images, worst first; none where the runs are not of the same classes."""
+    """The classes that have test images, worst first; empty when the runs are of different classes."""
     scored = [(place, run.learned, run.hand_written) for place, run in enumerate(runs) if run.learned]
-    if len({learned.names for _, learned, _ in scored}) != 1:
+    if len({learned.class_names for _, learned, _ in scored}) != 1:
         return []
     rows = []
-    for k, name in enumerate(scored[0][1].names):
-        shares = [(place, share) for place, of, _ in scored if (share := of.metrics.per_class[k]) is not None]
-        by_hand = [share for *_, of in scored if of and (share := of.metrics.per_class[k]) is not None]
+    for k, name in enumerate(scored[0][1].class_names):
+        shares = [(place, share) for place, learned, _ in scored if (share := learned.metrics.per_class[k]) is not None]
+        by_hand = [share for *_, written in scored if written and (share := written.metrics.per_class[k]) is not None]
         if shares:
             mean = sum(share for _, share in shares) / len(shares)
             images = sum(scored[0][1].metrics.confusion[k])
@@ -86,23 +83,28 @@ def class_rows(runs: Sequence[Run]) -> list[ClassRow]:
     return sorted(rows, key=lambda row: row.mean)
 
 
-def confusions(scores: Scores, most: int) -> list[tuple[str, str, int, float]]:
+def confusions(evaluation: Evaluation, most: int) -> list[tuple[str, str, int, float]]:
     """The most frequent mistakes: true class, predicted class, images, share of the true class's images."""
-    counts = np.array(scores.metrics.confusion)
+    counts = np.array(evaluation.metrics.confusion)
     totals = counts.sum(axis=1)
     np.fill_diagonal(counts, 0)
     order = np.argsort(-counts, axis=None, kind="stable")[:most]
     pairs = [(int(true), int(taken)) for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True)]
     return [
-        (scores.names[true], scores.names[taken], int(counts[true, taken]), counts[true, taken] / totals[true])
+        (
+            evaluation.class_names[true],
+            evaluation.class_names[taken],
+            int(counts[true, taken]),
+            counts[true, taken] / totals[true],
+        )
         for true, taken in pairs
         if counts[true, taken]
     ]
 
 
-def confusion_picture(scores: Scores) -> str:
-    """A pixel for each true class (row) and predicted class (column), the more opaque the larger its share; a data URI."""
-    counts = np.array(scores.metrics.confusion, float)
+def confusion_picture(evaluation: Evaluation) -> str:
+    """Draw a pixel for each true class (row) and predicted class (column), the larger its share the stronger; a data URI."""
+    counts = np.array(evaluation.metrics.confusion, float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     pixels = np.zeros((*counts.shape, 4), np.uint8)
     pixels[..., :3] = WRONG
@@ -115,11 +117,11 @@ def training_charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
     """Loss and accuracy on the train images by epoch, a line for each run."""
 
     def series(what: str) -> list[Series]:
-        found = []
+        lines = []
         for run, name in zip(runs, names, strict=True):
             points = [(epoch.epoch + 1.0, float(getattr(epoch, what))) for epoch in run.log]
-            found.append(Series(name, [point for point in points if math.isfinite(point[1])], smooth=True))
-        return found
+            lines.append(Series(name, [point for point in points if math.isfinite(point[1])], smooth=True))
+        return lines
 
     return [
         line_chart("Loss", "epoch", series("loss")),
@@ -127,42 +129,33 @@ def training_charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
     ]
 
 
-def shots_of(sweep: Sweep) -> list[int | None]:
-    """The numbers of train images per class, ascending; 0 only where nothing else is, None, all of them, last."""
-    shots = {line.cell.shots for line in sweep.lines} - {0}
-    return sorted(shots, key=lambda n: math.inf if n is None else n) or [0]
-
-
 def shots_chart(sweep: Sweep, value: str) -> Chart | None:
     """The paper's figure, an accuracy over shots; None where there is one number of shots only."""
-    shots = shots_of(sweep)
-    if len(shots) < 2:
+    figure = figure_of(sweep.rows, value)
+    if len(figure.shots) < 2:
         return None
-    series = []
-    for label, rows in curves_of(sweep.lines):
-        there = [(row.cell.shots, of) for row in rows if (of := getattr(row, value))]
-        by_hand = all(n == 0 for n, _ in there)
-        points = [(0.0 if by_hand else float(shots.index(n)), of.mean) for n, of in there]
-        series.append(Series(label, points, [of.std for _, of in there], level=by_hand))
-    names = ["all" if n is None else str(n) for n in shots]
-    return line_chart("Accuracy, %", "train images per class", series, True, names)
+    lines = [
+        Series(label, [(place, mean) for place, mean, _ in points], [std for *_, std in points], level=level)
+        for label, points, level in figure.curves
+    ]
+    return line_chart("Accuracy, %", "train images per class", lines, True, figure.shots)
 
 
 def settings_rows(settings: dict[str, Any]) -> list[tuple[str, Any]]:
-    """What was asked and what was resolved, as one list."""
+    """The options of a command and what they were resolved to, as one list."""
     own = {key: value for key, value in settings.items() if key != RESOLVED}
     resolved = settings.get(RESOLVED)
     return [*own.items(), *(resolved.items() if isinstance(resolved, dict) else ())]
 
 
-# By the template.
+# Functions that the template calls.
 CALLED: tuple[Callable[..., Any], ...] = (
-    class_rows, confusion_picture, confusions, costs_of, curves_of, settings_rows, shots_chart, shots_of, training_charts,
+    class_rows, confusion_picture, confusions, costs_of, settings_rows, shots_chart, table_of, training_charts,
 )  # fmt: skip
 
 
 def render(runs: Sequence[Run], looks: Sequence[Look], sweeps: Sequence[Sweep] = ()) -> str:
-    """The page. Texts from files stand in it as they are: none of them works as HTML."""
+    """Render the page. Texts from files are escaped: none of them acts as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -183,7 +176,8 @@ def render(runs: Sequence[Run], looks: Sequence[Look], sweeps: Sequence[Sweep] =
         charts=training_charts(runs, names),
         sweeps=sweeps,
         cells=CELLS,
-        **{of.__name__: of for of in CALLED},
+        colours=LINE_COLOURS,
+        **{function.__name__: function for function in CALLED},
     )
 
 
@@ -193,7 +187,7 @@ def write_report(path: Path, runs: Sequence[Run], looks: Sequence[Look], sweeps:
 
 
 def _shown(value: Any) -> Any:
-    """Texts on one line each, without what moves the cursor or turns the reading direction; nothing for None."""
+    """Escape what moves the cursor or turns the reading direction in texts; None becomes an empty text."""
     if value is None:
         return ""
     if type(value) is not str:  # markup of the template's own is another type

@@ -89,8 +89,8 @@ def test_base_to_new(mini, splits, tmp_path):
     result = lab.run(Cell("coop", "mini", 2, 1, Variant()), tmp_path / "cell")
     prompt = load_learned(tmp_path / "cell")
     assert prompt.class_names == ("c0", "c1", "c2")
-    for names, labels, told in ((prompt.class_names, range(3), result.top1), (("c3", "c4"), range(3, 5), result.new)):
-        assert told == by_hand(mini, splits, learned_features(mini, prompt, names), labels)
+    for names, labels, share in ((prompt.class_names, range(3), result.top1), (("c3", "c4"), range(3, 5), result.new)):
+        assert share == by_hand(mini, splits, learned_features(mini, prompt, names), labels)
     total = result.top1 + result.new
     assert result.harmonic == pytest.approx(2 * result.top1 * result.new / total if total else 0)
     zeroshot = lab.run(Cell("zeroshot", "mini"), tmp_path)
@@ -115,14 +115,8 @@ def test_a_head_is_scored_as_its_file_is(splits, tmp_path, method, monkeypatch):
 def test_what_is_prepared_is_not_encoded_again(splits, tmp_path, monkeypatch):
     lab = laboratory(splits, tmp_path)
     cells = [Cell("coop", "mini", shots, seed, Variant()) for shots in (1, 2) for seed in (1, 2)]
-    told = []
-    lab.prepare(cells, lambda *step: told.append(step))
-    assert {step for step, _, _ in told} == {"test images", "train images"}
+    steps = []
+    lab.prepare(cells, lambda *step: steps.append(step))
+    assert {step for step, _, _ in steps} == {"test images", "train images"}
     monkeypatch.setattr(type(lab.backbone("mini")), "encode_images", lambda *a: pytest.fail("encoded again"))
     assert all(lab.run(cell, tmp_path / cell.folder).top1 is not None for cell in cells)
-
-
-def test_cells_that_differ_have_other_folders():
-    cell = Cell("coop", "a/b c", 1, 1, Variant())
-    others = [replace(cell, model="b c"), replace(cell, shots=None), replace(cell, variant=Variant(init="x"))]
-    assert len({one.folder for one in (cell, *others)}) == 4 and "/" not in cell.folder and " " not in cell.folder

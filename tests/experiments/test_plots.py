@@ -7,16 +7,13 @@ from PIL import Image
 
 from coopcli.errors import CoopError
 from coopcli.experiments import plots
-from coopcli.experiments.grid import Cell, Variant
-from coopcli.experiments.summary import Line, Spread
 
-
-def line(shots, mean, std=0.05):
-    spread = Spread(mean, std, 3)
-    return Line(Cell("coop", "mini", shots, 0, Variant()), 3, spread, spread, None, None, 1.0, 10)
-
-
-CURVES = [("zeroshot", [line(0, 0.3, 0)]), ("coop $x_{$", [line(1, 0.4), line(16, 0.9)]), ("none", [])]
+LINES = [
+    ("zeroshot", [(0, 0.3, 0.0)], True),
+    ("coop $x_{$", [(0, 0.4, 0.05), (2, 0.9, 0.05)], False),
+    ("none", [], False),
+    ("all images", [(2, 0.6, 0.0)], False),
+]
 
 
 def picture(path):
@@ -30,12 +27,20 @@ def near(pixels, colour):
 
 def test_curves_show_every_line_and_are_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        plots.curves(tmp_path / name, "toy", CURVES)
+        plots.curves(tmp_path / name, "toy", ["1", "16", "all"], LINES)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     pixels = picture(tmp_path / "a.png")
-    assert near(pixels, plots.COLOURS[0]) > 100 and near(pixels, plots.COLOURS[1]) > 300
-    assert near(pixels, plots.COLOURS[2]) == 0  # a line without results
+    zeroshot, coop, none, all_images = (near(pixels, colour) for colour, _ in plots.LINE_COLOURS[:4])
+    assert zeroshot > 100 and coop > 300 and all_images > 30
+    assert none == 0  # a line without results
+    svg = (tmp_path / "a.svg").read_text()
+    assert [f"<!-- {tick} -->" in svg for tick in ("0", "1", "16", "all")] == [True] * 4
+
+
+def test_no_two_lines_look_alike():
+    assert len({plots.line_style(number) for number in range(48)}) == 48
+    assert len({colour for pair in plots.LINE_COLOURS for colour in pair}) == 2 * len(plots.LINE_COLOURS) >= 20
 
 
 def test_bars_are_as_long_as_their_values(tmp_path):
@@ -47,10 +52,8 @@ def test_bars_are_as_long_as_their_values(tmp_path):
 
 
 def test_groups_and_confusion(tmp_path):
-    plots.grouped_bars(
-        tmp_path / "groups", "toy", ["a$", "b"], {"x": [Spread(0.5, 0.1, 3), None], "y": [None, Spread(1, 0, 1)]}
-    )
-    assert near(picture(tmp_path / "groups.png"), plots.COLOURS[1]) > 1000
+    plots.grouped_bars(tmp_path / "groups", "toy", ["a$", "b"], {"x": [(0.5, 0.1), None], "y": [None, (1, 0)]})
+    assert near(picture(tmp_path / "groups.png"), plots.LINE_COLOURS[1][0]) > 1000
     plots.confusion(tmp_path / "confusion", "toy", ["$", "中", "c"], [[3, 0, 0], [0, 0, 0], [1, 1, 0]])
     assert (tmp_path / "confusion.svg").stat().st_size > 1000
 

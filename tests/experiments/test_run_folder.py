@@ -1,12 +1,15 @@
 import json
+import shutil
 
 import pytest
+from conftest import COLOURS, failed, write_picture
 
+from coopcli.cli.app import app
 from coopcli.clip.cache import FeatureCache
 from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
-from coopcli.errors import UsageError
-from coopcli.experiments.run_folder import begin_run, check_run, write_run
+from coopcli.errors import CoopError, UsageError
+from coopcli.experiments.run_folder import begin_run, check_run, read_run, write_run
 from coopcli.files import checkpoint_of
 from coopcli.learned.prompt import load_prompt
 from coopcli.learning.fit import Watch, fit
@@ -51,3 +54,66 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path):
     (tmp_path / ".metrics.json.4711.partial").write_bytes(b"{")
     begin_run(tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["settings.toml"]
+
+
+QUICK_FIT = ["--model", "mini", "--shots", "2", "--epochs", "3", "--views", "2", "--seed", "3"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("records")
+    for k, name in enumerate(COLOURS):
+        for i in range(4):
+            write_picture(root / "toy" / name / f"{i}.png", COLOURS[name], seed=10 * k + i)
+    app(["fit", str(root / "toy"), *QUICK_FIT, "--no-cache", "-o", str(root / "run")], standalone_mode=False)
+    return root / "run"
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+def test_a_run_is_read_back_as_it_was_written(run):
+    run_read = read_run(run)
+    written = json.loads((run / "metrics.json").read_text())
+    assert run_read.learned.metrics.top1 == written["learned"]["top1"] and run_read.learned.class_names == (
+        "blue",
+        "green",
+        "red",
+    )
+    assert run_read.gain == written["learned"]["top1"] - written["hand_written"]["top1"]
+    assert [epoch.epoch for epoch in run_read.log] == [0, 1, 2] and run_read.about["few_shot_sha256"] == written[
+        "few_shot_sha256"
+    ]
+    assert run_read.variant == "2 shots, M = 16, end, paper recipe" and run_read.settings["seed"] == 3
+
+
+DAMAGE = {
+    "metrics.json": ["", "[]", "{", '{"learned": 3, "hand_written": null}', '{"learned": null}', "\udcff"],
+    "log.jsonl": ["{}", "[1]", '{"epoch": "x"}', "nonsense"],
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name, contents in DAMAGE.items() for content in contents])
+def test_damaged_runs_are_told(run, name, content):
+    (run / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(CoopError, match="is not what `coop fit` wrote"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("change", [{"confusion": [[1]]}, {"per_class": {}}, {"n": None}, {"top1": "much"}])
+def test_damaged_scores_are_told(run, change):
+    written = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(written | {"learned": written["learned"] | change}))
+    with pytest.raises(CoopError, match="is not what `coop fit` wrote"):
+        read_run(run)
+
+
+def test_a_run_that_is_not_whole(run, coop):
+    (run / "metrics.json").unlink()
+    with pytest.raises(UsageError, match=r"metrics\.json.*cannot be read"):
+        read_run(run)
+    failed(coop("report", "nowhere"), 2, "nowhere")
+    (run / "settings.toml").unlink()
+    failed(coop("report", run), 2, "settings.toml")

@@ -13,8 +13,8 @@ import pytest
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError
 from coopcli.experiments import sweep as sweeping
-from coopcli.experiments.grid import Cell, Plan, Result, Variant
-from coopcli.experiments.sweep import Grid, sweep
+from coopcli.experiments.grid import Cell, Grid, Plan, Result, Variant
+from coopcli.experiments.sweep import sweep
 from coopcli.learned.prompt import load_prompt
 from coopcli.learning.recipe import Recipe
 
@@ -30,14 +30,6 @@ def quick(monkeypatch):
 def run(photos, tmp_path, cells, name="sweep", jobs=1, **more):
     load = partial(load_data, str(photos))
     return sweep(load(), load, PLAN, cells, tmp_path / name, tmp_path / "features", jobs, **more)
-
-
-def test_the_cells_of_a_grid():
-    variants = [Variant(), Variant(csc=True)]
-    cells = Grid(("zeroshot", "linear-probe", "coop"), ("a", "b"), (1, None), (1, 2), variants).cells()
-    assert len(cells) == len(set(cells)) == 2 * (1 + 4 + 8)
-    assert cells[0] == Cell("zeroshot", "a") and all(cell.variant is None for cell in cells if cell.method != "coop")
-    assert len({cell.folder for cell in cells}) == len(cells)
 
 
 def test_a_sweep_keeps_each_cell_and_does_none_twice(mini, photos, tmp_path, monkeypatch):

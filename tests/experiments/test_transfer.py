@@ -11,7 +11,7 @@ from coopcli.clip.image_features import image_features
 from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
 from coopcli.experiments import transfer as module
-from coopcli.experiments.transfer import Target, matrix, source_of, sources_of, transfer
+from coopcli.experiments.transfer import Target, matrix, transfer
 from coopcli.learned.classifier import learned_logits
 from coopcli.learned.scores import evaluate_logits
 from coopcli.learning.fit import fit
@@ -51,8 +51,8 @@ def test_each_prompt_on_each_data_set(mini, photos, other, prompts):
         assert row.top1 == evaluate_logits(logits, data.class_names, items).metrics.top1
         assert row.file == str(path) and row.seed == prompt.training["seed"] and row.images == 8
     table = matrix(rows)
-    source = source_of(prompts[0][1])
-    assert source == "photos, M = 2 end, 2 shots" and source_of(prompts[1][1]) == source != source_of(prompts[2][1])
+    source = "photos, 2 shots, M = 2, end"
+    assert list(table) == ["zeroshot", "ensemble", source, f"{source}, class-specific"]
     values = [row.top1 for row in rows if row.source == source and row.dataset == "other"]
     assert table[source]["other"].n == 2 and table[source]["other"].mean == pytest.approx(sum(values) / 2)
 
@@ -69,7 +69,7 @@ def test_a_class_specific_context_on_other_classes_is_a_note(mini, photos, promp
 def test_the_command(coop, photos, other, prompts, tmp_path):
     files = [path for path, _ in prompts]
     out = ran(coop("transfer", *files, photos, other, "-o", "moved"))
-    assert "photos, M = 2 end, 2 shots" in out and "±" in out and "zeroshot" in out
+    assert "photos, 2 shots, M = 2, end" in out and "±" in out and "zeroshot" in out
     rows = list(csv.DictReader((tmp_path / "moved" / "transfer.csv").open()))
     assert len(rows) == 10 and (tmp_path / "moved" / "transfer.png").exists()
     content = json.loads(ran(coop("transfer", files[0], other, "--json", "--no-plot", "-o", "plain")))
@@ -97,16 +97,12 @@ def test_names_given_for_the_data_come_first(mini, photos, prompts, monkeypatch)
     assert asked == [("sky", "moss", "rose"), ("blue", "green", "red")]
 
 
-def test_what_differs_is_never_one_row(mini, photos, prompts, tmp_path):
-    told = prompts[1][1].training
-    other = replace(prompts[1][1], training=told | {"recipe": told["recipe"] | {"views": 9, "lr": 0.5}})
-    sources = sources_of([*prompts[:2], (tmp_path / "other", other)])
-    assert sources[0] == sources[1] == "photos, M = 2 end, 2 shots, lr 0.002, views 2"
-    assert sources[2] == "photos, M = 2 end, 2 shots, lr 0.5, views 9"
-    none = replace(prompts[1][1], training={key: value for key, value in told.items() if key != "recipe"})
-    assert len(set(sources_of([prompts[0], (tmp_path / "none", none)]))) == 2
-    twice = sources_of([(tmp_path / name, prompts[0][1]) for name in "ab"])
-    assert twice == [f"photos, M = 2 end, 2 shots, {tmp_path / name}" for name in "ab"]
+def test_what_differs_is_never_one_row(mini, photos, prompts):
+    training = prompts[1][1].training
+    other = replace(prompts[1][1], training=training | {"recipe": training["recipe"] | {"views": 9, "lr": 0.5}})
     data = load_data(str(photos))
-    rows = transfer(prompts[:1], [Target(data, "{}"), Target(data, "{}")], lambda one: mini, ["{}"], FeatureCache(None))
-    assert list(matrix(rows)["zeroshot"]) == ["photos", "photos (2)"]
+    learned = [*prompts[:2], (photos / "other", other)]
+    rows = transfer(learned, [Target(data, "{}"), Target(data, "{}")], lambda one: mini, ["{}"], FeatureCache(None))
+    names = [f"photos, 2 shots, M = 2, end, lr {lr}, views {views}" for lr, views in ((0.002, 2), (0.5, 9))]
+    assert list(matrix(rows)) == ["zeroshot", "ensemble", *names]
+    assert list(matrix(rows)["zeroshot"]) == ["photos", "photos (2)"] and matrix(rows)[names[0]]["photos"].n == 2

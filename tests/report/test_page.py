@@ -14,10 +14,11 @@ from conftest import COLOURS, failed, ran, write_picture
 
 from coopcli.cli.app import app
 from coopcli.experiments.grid import Cell, Result, Variant
-from coopcli.experiments.run_folder import Scores, read_run
+from coopcli.experiments.plots import LINE_COLOURS
+from coopcli.experiments.run_folder import read_run
 from coopcli.experiments.summary import summary
 from coopcli.experiments.sweep_folder import write_results
-from coopcli.learned.scores import Metrics
+from coopcli.learned.scores import Evaluation, Metrics
 from coopcli.report.look import Look, Mistake
 from coopcli.report.page import class_rows, confusion_picture, confusions, groups_of, render
 
@@ -52,7 +53,11 @@ class Page(HTMLParser):
             self.texts.append(" ".join(data.split()))
 
     def of(self, tag, kind=None):
-        return [found for name, found in self.elements if name == tag and kind in (None, *found.get("class", "").split())]
+        return [attrs for name, attrs in self.elements if name == tag and kind in (None, *attrs.get("class", "").split())]
+
+    @property
+    def charts(self):
+        return [attrs for attrs in self.of("svg") if attrs.get("role") == "img"]
 
 
 def check_keeps_to_itself(text):
@@ -108,7 +113,7 @@ def test_one_run(coop, runs):
     assert [found["style"] for found in page.of("i", "bar")] == [
         f"width: {100 * share:.1f}%" for share in sorted(learned["per_class"].values())
     ]
-    assert len(page.of("svg")) == 2 and len(page.of("polyline", "line")) == 2
+    assert len(page.charts) == 2 and len(page.of("polyline", "line")) == 2
     n_wrong = learned["n"] - round(learned["top1"] * learned["n"])
     pictures = page.of("img")
     assert 6 <= n_wrong <= 12 and len(pictures) == n_wrong and len(page.of("li", "hit")) >= 1
@@ -159,10 +164,10 @@ def test_other_images_are_told(coop, runs, tmp_path):
     settings = (tmp_path / "run1" / "settings.toml").read_text().replace(str(runs / "toy"), str(tmp_path / "toy"))
     (tmp_path / "run1" / "settings.toml").write_text(settings)
     told = json.loads(ran(coop("report", "run1", "--json", "-o", "page.html")))
-    assert any("17 give" in note and "18 gave" in note for note in told["notes"])
+    assert any("17 now give" in note and "18 gave" in note for note in told["notes"])
     (tmp_path / "run1" / "settings.toml").write_text(settings.replace("data = ", "# data = "))
     told = json.loads(ran(coop("report", "run1", "--json", "-o", "page.html")))
-    assert any("does not say which data" in note for note in told["notes"])
+    assert any("do not say which data" in note for note in told["notes"])
 
 
 @pytest.mark.parametrize("classes", ["all", "base"])
@@ -179,12 +184,33 @@ def test_a_sweep(coop, runs, tmp_path, classes):
         assert str(line.top1 or "–") in page.texts
     assert {"2 runs side by side", "left out: too few images", "lp++", "toy"} <= set(page.texts)
     figures = 3 if classes == "base" else 1
-    assert (
-        len(page.of("svg")) == 2 + figures and len(page.of("polyline", "level")) == len(page.of("polygon", "band")) == figures
-    )
+    assert len(page.charts) == 2 + figures and len(page.of("polyline", "level")) == len(page.of("polygon", "band")) == figures
     ran(coop("report", "s"))
     page = check_keeps_to_itself(Path("s/report.html").read_text("utf-8"))
     assert "Runs" not in page.texts and page.texts.count("s") == 2  # title and heading
+
+
+def test_every_line_has_a_colour_of_its_own(coop, runs, tmp_path):
+    """Colours of the legend once repeated after 8, those of the lines after 10."""
+    methods = ("zeroshot", "ensemble", "coop", "linear-probe", "lp++", "tip-adapter", "tip-adapter-f", "text-bias")
+    methods += ("text-transform", "fine-tune", *(f"other-{n}" for n in range(5)))
+    shots = {method: [0] if method in ("zeroshot", "ensemble") else [1, 2] for method in methods}
+    cells = [Cell(method, "mini", n) for method in methods for n in shots[method]]
+    results = [Result(cell, 0.5 + 0.01 * k, 0.2) for k, cell in enumerate(cells)]
+    write_results(tmp_path / "s", "toy", {}, results, plot=False)
+    ran(coop("report", "s"))
+    text = Path("s/report.html").read_text("utf-8")
+    page = check_keeps_to_itself(text)
+    look = r'<g style="color: (.*?)"><title>(.*?)</title>.*?<polyline class="line(?: level)?" points="[^"]*"(.*?)/>'
+    drawn = {html.unescape(label): (colour, dash) for colour, label, dash in re.findall(look, text, re.DOTALL)}
+    key = r'<li><svg class="key"[^>]*style="color: (.*?)"><line class="line(?: level)?" [^>]*?y2="4"(.*?)/></svg>(.*?)</li>'
+    legend = {html.unescape(label): (colour, dash) for colour, dash, label in re.findall(key, text)}
+    assert legend == drawn and list(drawn) == list(methods)
+    assert len(set(drawn.values())) == len(methods) == 15
+    assert len({colour for colour, _ in list(drawn.values())[:10]}) == 10
+    for light, dark in LINE_COLOURS:
+        assert f": {light};" in text and f": {dark};" in text
+    assert len(page.of("svg", "key")) == 15
 
 
 def hostile(run):
@@ -224,19 +250,18 @@ def test_a_run_without_test_images(run):
     check_keeps_to_itself(render([replace(run, log=(), hand_written=None)], [Look()]))
 
 
-def scores(confusion):
+def evaluation(confusion):
     counts = np.array(confusion)
     totals = counts.sum(1)
     per_class = [counts[k, k] / totals[k] if totals[k] else None for k in range(len(counts))]
     names = tuple(f"c{k}" for k in range(len(counts)))
     there = [share for share in per_class if share is not None]
-    return Scores(
-        names, Metrics(int(totals.sum()), counts.trace() / totals.sum(), sum(there) / len(there), per_class, confusion)
-    )
+    metrics = Metrics(int(totals.sum()), counts.trace() / totals.sum(), sum(there) / len(there), per_class, confusion)
+    return Evaluation(names, (), [], [], metrics)
 
 
 def test_classes_worst_first_and_the_most_frequent_confusions(run):
-    first, second = scores([[3, 1, 0], [0, 0, 0], [2, 0, 2]]), scores([[1, 3, 0], [0, 0, 0], [0, 0, 4]])
+    first, second = evaluation([[3, 1, 0], [0, 0, 0], [2, 0, 2]]), evaluation([[1, 3, 0], [0, 0, 0], [0, 0, 4]])
     rows = class_rows([replace(run, learned=first, hand_written=None), replace(run, learned=second, hand_written=first)])
     assert [(row.name, row.images, row.mean, row.hand_written) for row in rows] == [("c0", 4, 0.5, 0.75), ("c2", 4, 0.75, 0.5)]
     assert rows[0].shares == [(0, 0.75), (1, 0.25)]
@@ -248,7 +273,7 @@ def test_classes_worst_first_and_the_most_frequent_confusions(run):
 
 def test_many_classes_are_a_picture(run):
     counts = np.full((40, 40), 1) + np.diag([60] * 40)
-    many = scores(counts.tolist())
+    many = evaluation(counts.tolist())
     page = check_keeps_to_itself(render([replace(run, learned=many, hand_written=many)], [Look()]))
     assert page.of("img", "matrix")[0]["src"] == confusion_picture(many)
     assert not page.of("table", "heat") and "The other 10 classes" in page.texts
