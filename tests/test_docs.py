@@ -130,6 +130,16 @@ def test_a_missing_file_is_noticed():
     assert missing_files(text, ROOT / "docs") == ["docs/gone.md", "tests/clip/test_gone.py"]
 
 
+def test_the_map_of_the_code_holds():
+    """Each name in README's map is defined in the file that the row links to."""
+    rows = re.findall(r"^\|[^|]+\| (`.+) in \[([a-z_/]+\.py)\]", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert len(rows) >= 7
+    for names, file in rows:
+        code = (ROOT / file).read_text("utf-8")
+        for name in re.findall(r"`(?:\w+\.)?(\w+)`", names):
+            assert re.search(rf"^ *(def|class) {name}\b", code, re.MULTILINE), f"{file} defines no {name}"
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="needs mkdocs: pip install '.[docs]'")
 def test_site_builds(tmp_path):
     """In strict mode every link and every page of the menu must be there."""
