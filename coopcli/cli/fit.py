@@ -150,15 +150,13 @@ def fit(
     """
     wanted_shots, wanted_views = _shots(shots), options.read_views(views)
 
-    from ..clip.class_features import hand_written_features
     from ..clip.prompts import ContextSettings, tokenize
     from ..data.fewshot import half
     from ..errors import UsageError
-    from ..experiments.plots import check_matplotlib, plot_run
-    from ..experiments.run_folder import begin_run, check_run, write_run
+    from ..experiments.plots import check_matplotlib
+    from ..experiments.run_folder import begin_run, check_run, draw_run, write_run
     from ..experiments.trackers import epoch_numbers, final_numbers, tracked
     from ..files import checkpoint_of
-    from ..learned.classifier import learned_features
     from ..learned.reference import read_initial_context
     from ..learning.fit import Watch
     from ..learning.fit import fit as fit_prompt
@@ -215,10 +213,7 @@ def fit(
         record(final_numbers(result), len(result.log))
     write_run(folder, result, resolved)
     if plot:
-        names = result.data.class_names
-        learned = learned_features(backbone, result.prompt, names, cache)
-        cosines = learned @ hand_written_features(backbone, [template], names, cache).T
-        plot_run(folder, dataset.name, names, result.test.metrics.confusion if result.test else None, cosines.tolist())
+        draw_run(folder, result, backbone, template, cache)
     if json:
         print_json(_summary(result, dataset, folder))
     else:

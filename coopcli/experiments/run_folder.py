@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+from ..clip.backbone import Backbone
+from ..clip.cache import FeatureCache
+from ..clip.class_features import hand_written_features
 from ..errors import CoopError, UsageError
 from ..files import (
     CARD_FILE,
@@ -28,6 +31,7 @@ from ..files import (
     write_atomically,
 )
 from ..learned.card import kept_card, model_card
+from ..learned.classifier import learned_features
 from ..learned.prompt import LearnedPrompt, load_prompt
 from ..learned.scores import Evaluation, Metrics
 from ..learning.fit import Fit
@@ -36,6 +40,7 @@ from ..machine import peak_memory, versions
 from ..names import distinct
 from ..settings import changes, read_settings, to_toml
 from .describe import describe
+from .plots import plot_run
 
 
 def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, free: Collection[str] = ()) -> None:
@@ -109,6 +114,14 @@ def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
     write_atomically(folder / CARD_FILE, card.encode())
     result.prompt.save(folder / PROMPT_FILE)
     checkpoint_of(folder).unlink(missing_ok=True)
+
+
+def draw_run(folder: Path, result: Fit, backbone: Backbone, template: str, cache: FeatureCache) -> None:
+    """Draw a run's figures into its folder: the confusion, and how similar learned and hand-written class features are."""
+    names = result.data.class_names
+    learned = learned_features(backbone, result.prompt, names, cache)
+    cosines = learned @ hand_written_features(backbone, [template], names, cache).T
+    plot_run(folder, result.data.dataset, names, result.test.metrics.confusion if result.test else None, cosines.tolist())
 
 
 @dataclass(frozen=True)
