@@ -1,10 +1,10 @@
-"""Use a learned prompt in code that knows nothing of coop: as the class weights of a zero-shot classifier.
+"""Use a learned prompt without coop: as the class weights of a zero-shot classifier.
 
     python examples/class_weights_elsewhere.py prompt.safetensors PICTURE [MODEL]
 
-The weights are one matrix [classes, p]; with them MODEL, loaded by plain transformers, classifies as coop does. open_clip
-takes them as they are, too: `100 * image_features @ weights.T`. MODEL is the one that the prompt was learned on. Where a
-picture is not square, transformers may cut its centre one pixel beside where CLIP does, and coop: figures differ a little.
+The weights are one matrix [classes, p]. With them MODEL, loaded by plain transformers, classifies as coop does; so does the
+same model in open_clip: `100 * image_features @ weights.T`. MODEL must be the one that the prompt was learned on. The centre
+crop of transformers may differ from coop's by one pixel if a picture is not square (see docs/python.md).
 """
 
 import sys

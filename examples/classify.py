@@ -1,8 +1,8 @@
-"""Classify pictures with a learned prompt, in the manner of scikit-learn: files, PIL images, arrays.
+"""Classify pictures with a learned prompt, with scikit-learn's methods: files, PIL images, arrays.
 
     python examples/classify.py prompt.safetensors PHOTOS
 
-PHOTOS holds a folder for each class. The prompt names its CLIP, which is loaded with it; it may be user/name on the hub.
+PHOTOS holds a folder for each class. The prompt's CLIP is loaded with it. The prompt may also be user/name on the hub.
 """
 
 import sys
@@ -22,13 +22,13 @@ def main(prompt_file: str, photos: str) -> None:
 
     picture = Image.open(paths[0]).rotate(90)
     best = prompt.predict_proba(picture)[0].argmax()
-    print("the first, lying on its side:", prompt.classes_[best])
+    print("the first, rotated by 90 degrees:", prompt.classes_[best])
 
-    # Other classes: a prompt works with any class names, unless each class has a context of its own.
+    # Other classes: a prompt works with any class names, unless its context is class-specific.
     among = Prompt(prompt.learned, prompt.clip, ["a sunny day", "a rainy day"])
     print("the weather in it:", among.predict(paths[0])[0])
 
-    # Accuracy by class, and which class is taken for which, among the data's own classes.
+    # The metrics also hold the accuracy of each class and the confusion matrix.
     print("macro average:", evaluate(prompt, load_data(photos)).metrics.macro)
 
 

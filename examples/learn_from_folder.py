@@ -1,8 +1,8 @@
-"""Learn a prompt from a folder of class folders, see what it is worth, and look at it.
+"""Learn a prompt from a folder of class folders, measure its accuracy, and show its nearest tokens.
 
     python examples/learn_from_folder.py PHOTOS [MODEL]
 
-Takes seconds with the embedded model `mini`; for real photos use MODEL openai/clip-vit-base-patch16.
+Takes seconds with the embedded model `mini`. For real photos use MODEL openai/clip-vit-base-patch16.
 """
 
 import sys

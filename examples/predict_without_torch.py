@@ -2,8 +2,8 @@
 
     python examples/predict_without_torch.py classifier.onnx PICTURE...
 
-Copy it to where the file is to run. The preprocessing is CLIP's: the shorter side resized, bicubic, and the centre cut out;
-all else is part of the file.
+Copy this script to where the classifier will run. It does CLIP's preprocessing: resize the shorter side (bicubic), crop the
+centre. Everything else is part of the file.
 """
 
 import json
@@ -15,7 +15,7 @@ from PIL import Image
 
 
 def pixels(path: str, shorter: int, side: int) -> np.ndarray:
-    """uint8 [side, side, 3], from the image with its shorter side resized."""
+    """Resize the shorter side and crop the centre: uint8 [side, side, 3]."""
     image = Image.open(path).convert("RGB")
     width, height = image.size
     width, height = shorter * width // min(width, height), shorter * height // min(width, height)
@@ -26,8 +26,8 @@ def pixels(path: str, shorter: int, side: int) -> np.ndarray:
 
 def main(classifier: str, *pictures: str) -> None:
     session = onnxruntime.InferenceSession(classifier, providers=["CPUExecutionProvider"])
-    told = session.get_modelmeta().custom_metadata_map
-    names, preprocessing = json.loads(told["class_names"]), json.loads(told["preprocessing"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    names, preprocessing = json.loads(metadata["class_names"]), json.loads(metadata["preprocessing"])
     shorter, side = preprocessing["size"]["shortest_edge"], preprocessing["crop_size"]["height"]
     batch = np.stack([pixels(picture, shorter, side) for picture in pictures])
     (probabilities,) = session.run(["probabilities"], {"pixels": batch})
