@@ -27,7 +27,7 @@ LINKED = re.compile(r"\]\((?!https?:)([^)#]+)")
 COMMANDS = typer.main.get_command(app).commands
 CLASSES = ("red", "green", "blue")
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-PROSE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
+PROSE = [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks/README.md"]
 
 
 def command_lines(snippet):

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: README.md becomes the site's home, benchmarks/README.md one of its pages."""
+"""A hook of mkdocs: README.md becomes the site's home; benchmarks/README.md and CONTRIBUTING.md are pages of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md"}
-LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:]+)\)")  # to a file: no address, no anchor
+PAGES = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md", "CONTRIBUTING.md": "contributing.md"}
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:]+)\)")  # to a file, without an anchor; not to a web address
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -22,12 +22,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links from docs/ to the pages that lie outside it."""
+    """Rewrite links from docs/ to the pages outside it."""
     return markdown if page.file.src_uri in PAGES.values() else for_site(markdown, ROOT / "docs")
 
 
 def for_site(markdown: str, folder: Path) -> str:
-    """The links of a page that lies in `folder`, as they are on the site: to what the site lacks, text alone."""
+    """Rewrite the links of a page in `folder` for the site; a link to a file outside the site becomes plain text."""
 
     def link(match: re.Match[str]) -> str:
         image, text, target = match.groups()
