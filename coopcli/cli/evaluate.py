@@ -8,7 +8,7 @@ import typer
 
 from . import options
 from .config import typed
-from .console import Bars, print_json, progress, show_evaluation, write_predictions
+from .console import Bars, percent, print_json, progress, say, show_evaluation, write_predictions
 
 
 def evaluate(
@@ -37,13 +37,16 @@ def evaluate(
     which may differ from those the prompt was fitted on, unless its context is class-specific.
     """
     from ..data.fewshot import half
+    from ..experiments.contents import overlap, trained_on
     from ..experiments.run_folder import provenance
     from ..learned.classifier import evaluate_learned
     from ..learned.prompt import load_learned
     from .setup import Source, find_prompt, open_backbone, open_cache, pick_items
 
-    learned = load_learned(find_prompt(prompt))
-    dataset = half(typed(Source, context).load(), classes)
+    path = find_prompt(prompt)
+    learned = load_learned(path)
+    whole = typed(Source, context).load()
+    dataset = half(whole, classes)
     items = pick_items(dataset, split)
     backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
     with progress() as live:
@@ -51,12 +54,20 @@ def evaluate(
         result = evaluate_learned(
             learned, backbone, dataset, items, classnames is not None, open_cache(no_cache), on_error, count
         )
+    seen = overlap(result, trained_on(learned, path, whole))
     if predictions:
         write_predictions(predictions, result)
     if json:
         about: dict[str, Any] = {"command": "eval", "data": dataset.name, "prompt": prompt, "model": backbone.name}
         about |= {"fingerprint": learned.fingerprint, **{key: learned.training.get(key) for key in ("seed", "few_shot_sha256")}}
         about["skipped"] = len(items) - len(result.items)
+        about["trained_on"] = seen.as_dict()
         print_json({**about, **result.as_dict(), **provenance(backbone.device)})
     else:
         show_evaluation(f"{dataset.name} · {backbone.name} · {prompt}", result)
+    if seen.images:
+        without = "no other image is left"
+        if seen.without:
+            rest = seen.without
+            without = f"without them: top-1 {percent(rest.top1)} %, macro average {percent(rest.macro)} %, {rest.n} images"
+        say(f"note: {seen.images} of these {len(result.items)} images were trained on; {without}")

@@ -151,10 +151,12 @@ def fit(
     wanted_shots, wanted_views = _shots(shots), options.read_views(views)
 
     from ..clip.prompts import ContextSettings, tokenize
-    from ..data.fewshot import half
+    from ..data.fewshot import draw_few_shot, half
     from ..errors import UsageError
+    from ..experiments.contents import data_digest
+    from ..experiments.folder_lock import locked
     from ..experiments.plots import check_matplotlib
-    from ..experiments.run_folder import begin_run, check_run, draw_run, write_run
+    from ..experiments.run_folder import IMAGES_DIGEST, begin_run, check_run, draw_run, write_run
     from ..experiments.trackers import epoch_numbers, final_numbers, tracked
     from ..files import checkpoint_of
     from ..learned.reference import read_initial_context
@@ -192,8 +194,10 @@ def fit(
         RESOLVED: {
             "fingerprint": backbone.fingerprint, "optimizer": chosen.optimizer,
             "reference-init-sha256": reference_init and hashlib.sha256(reference_init.read_bytes()).hexdigest(),
+            IMAGES_DIGEST: data_digest(draw_few_shot(dataset, wanted_shots, seed, classes)),
         },
     }  # fmt: skip
+    context.with_resource(locked(folder))
     check_run(folder, resolved, overwrite)
     if plot:
         check_matplotlib()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from itertools import product
 from pathlib import Path
@@ -12,7 +11,6 @@ import typer
 from rich.table import Table
 
 from ..choices import Position, RecipeName
-from ..files import CELLS_FOLDER
 from ..learning.methods import METHODS
 from . import options
 from .config import settings_of, typed
@@ -148,11 +146,12 @@ def sweep(
     from ..clip.cache import default_cache_folder
     from ..clip.templates import read_templates
     from ..errors import CoopError
+    from ..experiments.folder_lock import locked
     from ..experiments.grid import Grid, Plan, Variant
     from ..experiments.run_folder import begin_run, check_run
     from ..experiments.summary import summary
     from ..experiments.sweep import sweep as run_sweep
-    from ..experiments.sweep_folder import write_results
+    from ..experiments.sweep_folder import remove_sweep, write_results
     from .setup import Source, can_draw
 
     variants = [
@@ -182,9 +181,10 @@ def sweep(
     of_half = "" if classes == "all" else f"-{classes}"
     folder = output or Path(options.RUNS_FOLDER) / f"sweep-{Path(dataset.name).name}{of_half}"
     settings = settings_of(context) | {"views": n_views or "online"}
+    context.with_resource(locked(folder))
     check_run(folder, settings, overwrite, free=AXES)
     if overwrite:
-        shutil.rmtree(folder / CELLS_FOLDER, ignore_errors=True)
+        remove_sweep(folder)
     begin_run(folder, settings, "sweep")
     cells = grid.cells()
     with progress() as live, tempfile.TemporaryDirectory() as temporary:

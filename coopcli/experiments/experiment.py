@@ -6,8 +6,10 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,30 +20,38 @@ from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
 from ..clip.image_features import image_features, view_features
 from ..clip.prompts import ContextSettings, tokenize
-from ..data.fewshot import FewShot, draw_few_shot, half, label_range, test_items, with_labels
-from ..data.load import DataSet
+from ..data.fewshot import FewShot, draw_few_shot, half, label_range, with_labels
+from ..data.load import DataSet, ImageItem
 from ..errors import CoopError
 from ..files import HEAD_FILE, PROMPT_FILE, checkpoint_of
 from ..learned.classifier import learned_logits
 from ..learned.head import Head
-from ..learned.prompt import LearnedPrompt
+from ..learned.prompt import LearnedPrompt, load_learned
 from ..learned.scores import Metrics, evaluate_logits
 from ..learning.fit import learn_prompt
 from ..learning.methods import COOP, METHODS
 from ..learning.methods.task import FewShotTask
 from ..learning.recipe import Recipe, fast_recipe, paper_recipe
 from ..machine import peak_memory, versions
+from .common_test import common_test
+from .contents import content_keys, made_of, write_few_shot
 from .grid import Cell, OnStep, Plan, Result, Variant
 
 Classify = Callable[[Tensor, Sequence[str]], Tensor]  # image features [n, p] and K class names -> logits [n, K]
 
+Origin = tuple[str | None, str | None]  # digests of what was learned from, and of what is tested on
+
 
 class Laboratory:
-    """A data set and a plan, with what experiments share: each backbone is loaded once, the test images are encoded once."""
+    """A data set and a plan, with what experiments share: each backbone is loaded once, the test images are encoded once.
 
-    def __init__(self, dataset: DataSet, plan: Plan, cache: FeatureCache) -> None:
+    `cells` are all of a grid: each of them is tested on the images that none of them trains on.
+    """
+
+    def __init__(self, dataset: DataSet, plan: Plan, cache: FeatureCache, cells: Sequence[Cell] = ()) -> None:
         self.dataset, self.plan, self.cache = dataset, plan, cache
-        self.test = test_items(dataset)
+        self.test, self.left_out = common_test(dataset, cells, plan.classes)
+        self._keys: dict[str, str] = {}  # of images, by name
         self.backbone = functools.cache(self._load)
         self.test_features = functools.cache(self._encode_test)
 
@@ -64,16 +74,39 @@ class Laboratory:
                 views = range(n_views)
                 view_features(backbone, train, views, self.cache, lambda *n: on_images("train images", *n))
 
-    def run(self, cell: Cell, folder: Path) -> Result:
-        """Do one experiment and save in `folder` what it learned; the result's note says why where it cannot be done."""
+    def origin(self, cell: Cell) -> Origin:
+        """Digests of all that a cell learns from, and of the images that it is tested on."""
+        plan = {key: value for key, value in asdict(self.plan).items() if key not in ("device", "allow_pickle")}
+        about = [asdict(cell), plan, self.backbone(cell.model).fingerprint, self.dataset.class_names]
+        lists: list[Any] = []
+        with suppress(CoopError):  # which doing the cell will meet again, and note
+            if cell.shots != 0:
+                data = draw_few_shot(self.dataset, cell.shots, cell.seed, self.plan.classes)
+                lists = [self._contents(items) for items in (data.train, data.val)]
+        return made_of(*about, *lists), made_of(self.dataset.class_names, self._contents(self.test))
+
+    def _contents(self, items: Sequence[ImageItem]) -> list[list[Any]]:
+        """Name, label and content key of each image."""
+        unknown = tuple(item for item in items if item.name not in self._keys)
+        self._keys |= dict(zip([item.name for item in unknown], content_keys(unknown), strict=True))
+        return [[item.name, item.label, self._keys[item.name]] for item in items]
+
+    def run(self, cell: Cell, folder: Path, origin: Origin = (None, None), earlier: Result | None = None) -> Result:
+        """Do one experiment and save in `folder` what it learned; the result's note says why where it cannot be done.
+
+        With the `earlier` result of a cell that learned from the same images, what lies in `folder` is only tested again.
+        """
         try:
-            return self._run(cell, folder)
+            return self._run(cell, folder, origin, earlier)
         except CoopError as error:
             return Result(cell, note=str(error))
 
-    def _run(self, cell: Cell, folder: Path) -> Result:
+    def _run(self, cell: Cell, folder: Path, origin: Origin, earlier: Result | None) -> Result:
         backbone = self.backbone(cell.model)
-        result = Result(cell, fingerprint=backbone.fingerprint, versions=versions())
+        learned_from, tested_on = origin
+        result = Result(
+            cell, fingerprint=backbone.fingerprint, versions=versions(), learned_from=learned_from, tested_on=tested_on
+        )
         if METHODS[cell.method].hand_written:
             templates = [self.plan.template] if cell.method == "zeroshot" else list(self.plan.templates)
 
@@ -84,32 +117,44 @@ class Laboratory:
 
         data = draw_few_shot(self.dataset, cell.shots, cell.seed, self.plan.classes)
         note = few_images(data)
-        started = time.perf_counter()
+        drawn = frozenset(item.name for item in data.train)
+        if cell.shots in self.left_out:
+            raise CoopError(self.left_out[cell.shots])
+        if all(item.name in drawn for item in self.test):
+            raise CoopError("no image is left to test on: every one is used for training")
+        learned = self._saved(folder) if earlier else None
+        if learned and earlier:
+            result = replace(result, seconds=earlier.seconds, parameters=earlier.parameters, note=earlier.note)
+        else:
+            started = time.perf_counter()
+            learned, parameters = self._learn(backbone, cell, data, folder)
+            result = replace(result, seconds=time.perf_counter() - started, parameters=parameters, note=note)
+        result = replace(result, train_images=len(data.train), few_shot_sha256=data.sha256)
+        seen, transfers = self.test_features(cell.model), isinstance(learned, LearnedPrompt) and not learned.settings.csc
+        if learned.fingerprint != backbone.fingerprint:
+            # A tuned image tower encodes the test images anew; its features would only fill the cache.
+            tuned = learned.tuned if isinstance(learned, Head) else None
+            seen = image_features(tuned or self._load(learned.model), self.test, FeatureCache(None))
+        return self._scored(result, lambda *given: learned_logits(backbone, learned, *given), seen, transfers, drawn)
+
+    def _saved(self, folder: Path) -> LearnedPrompt | Head | None:
+        """What was learned before; None where its file is gone or damaged."""
+        with suppress(CoopError):
+            return load_learned(folder)
+        return None
+
+    def _learn(self, backbone: Backbone, cell: Cell, data: FewShot, folder: Path) -> tuple[LearnedPrompt | Head, int]:
+        """Learn and save; with it comes the count of learned numbers."""
         if cell.method == COOP:
-            variant = cell.variant or Variant()
-            prompt = self._learn_prompt(backbone, data, variant, checkpoint_of(folder))
-            transfers, parameters = not variant.csc, prompt.context.numel()
+            prompt = self._learn_prompt(backbone, data, cell.variant or Variant(), checkpoint_of(folder))
+            write_few_shot(folder, data)
             prompt.save(folder / PROMPT_FILE)
             checkpoint_of(folder).unlink(missing_ok=True)
-            learned: LearnedPrompt | Head = prompt
-            tuned = None
-        else:
-            head = METHODS[cell.method].learn(self._task(backbone, data))
-            transfers, parameters = False, int(head.training["parameters"])
-            head.save(folder / HEAD_FILE)
-            learned, tuned = head, head.tuned
-        result = replace(
-            result,
-            seconds=time.perf_counter() - started,
-            train_images=len(data.train),
-            parameters=parameters,
-            note=note,
-            few_shot_sha256=data.sha256,
-        )
-        drawn = frozenset(item.name for item in data.train)
-        # A tuned image tower encodes the test images anew; its features would only fill the cache.
-        seen = image_features(tuned, self.test, FeatureCache(None)) if tuned else self.test_features(cell.model)
-        return self._scored(result, lambda *given: learned_logits(backbone, learned, *given), seen, transfers, drawn)
+            return prompt, prompt.context.numel()
+        head = METHODS[cell.method].learn(self._task(backbone, data))
+        write_few_shot(folder, data)
+        head.save(folder / HEAD_FILE)
+        return head, int(head.training["parameters"])
 
     def _learn_prompt(self, backbone: Backbone, data: FewShot, variant: Variant, checkpoint: Path) -> LearnedPrompt:
         words = tokenize(backbone.tokenizer, variant.init) if variant.init else []
@@ -152,7 +197,7 @@ class Laboratory:
         labels, names = label_range(len(self.dataset.class_names), classes), half(self.dataset, classes).class_names
         rows = [row for row, item in enumerate(self.test) if item.label in labels and item.name not in drawn]
         if not rows:
-            raise CoopError("no image is left to test on: every one was used for training")
+            raise CoopError("no image is left to test on: every one is used for training")
         items = with_labels([self.test[row] for row in rows], labels)
         return evaluate_logits(classify(images[rows], names), names, items).metrics
 

@@ -106,7 +106,8 @@ class Result:
 
     Where the base classes are learned, `top1` is their accuracy, `new` that of the other classes, and `harmonic` the
     harmonic mean of both. `seconds` is the time of learning, `parameters` the count of learned numbers, `peak_memory` the
-    most bytes that the process has held so far.
+    most bytes that the process has held so far. `learned_from` and `tested_on` are digests of all that was learned from, and
+    of the test images: a result is kept for these only.
     """
 
     cell: Cell
@@ -123,3 +124,5 @@ class Result:
     fingerprint: str | None = None
     peak_memory: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+    learned_from: str | None = None
+    tested_on: str | None = None

@@ -38,30 +38,51 @@ from ..learning.fit import Fit
 from ..learning.training import EpochLog
 from ..machine import peak_memory, versions
 from ..names import distinct
-from ..settings import changes, read_settings, to_toml
+from ..settings import RESOLVED, changes, read_settings, to_toml
+from .contents import write_few_shot
 from .describe import describe
 from .plots import plot_run
+
+IMAGES_DIGEST = "images-sha256"  # in the resolved settings: what the run learns from and is tested on, by content
+DRAWN = ("confusion.png", "confusion.svg", "similarity.png", "similarity.svg", "report.html")  # made from a run's results
 
 
 def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, free: Collection[str] = ()) -> None:
     """Check that a run with these settings may start or resume in this folder; with `overwrite` it starts anew.
 
     Settings in `free` may differ from before. Raises UsageError, naming what differs, when the folder holds a run with other
-    settings.
+    settings or on other images.
     """
     path = folder / SETTINGS_FILE
     if overwrite:
         checkpoint_of(folder).unlink(missing_ok=True)
-    elif path.exists() or (folder / PROMPT_FILE).exists():
-        try:
-            before = read_settings(path)
-        except UsageError:
-            before = {}
-        if before and ("methods" in before) != ("methods" in settings):
-            what = "sweep" if "methods" in before else "fit"
-            raise UsageError(f'"{folder}" holds the results of coop {what}; use another --output')
-        if changed := changes(*({key: value for key, value in of.items() if key not in free} for of in (before, settings))):
-            raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
+        return
+    if not path.exists() and not (folder / PROMPT_FILE).exists():
+        return
+    try:
+        before = read_settings(path)
+    except UsageError:
+        before = {}
+    if before and ("methods" in before) != ("methods" in settings):
+        what = "sweep" if "methods" in before else "fit"
+        raise UsageError(f'"{folder}" holds the results of coop {what}; use another --output')
+    old, new = (_compared(of, free) for of in (before, settings))
+    digests = [of.pop(IMAGES_DIGEST, None) for of in (old, new)]
+    if changed := changes(old, new):
+        raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
+    if all(digests) and digests[0] != digests[1]:  # older versions of coop wrote none
+        raise UsageError(
+            f'"{folder}" holds a run on other images, labels or class names of "{settings.get("data")}"; '
+            "use --overwrite or --output"
+        )
+
+
+def _compared(settings: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
+    """The settings that must not change, those in the table of resolved ones beside the others."""
+    resolved = settings.get(RESOLVED)
+    flat = {key: value for key, value in settings.items() if key != RESOLVED}
+    flat |= resolved if isinstance(resolved, dict) else {}
+    return {key: value for key, value in flat.items() if key not in free}
 
 
 def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -77,11 +98,30 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def begin_run(folder: Path, settings: dict[str, Any], command: str = "fit") -> None:
-    """Write settings.toml, by which later commands recognise the run. Raises CoopError when it cannot be written."""
-    for left_over in folder.glob(".*.partial"):  # by a process that was killed while it wrote
-        left_over.unlink(missing_ok=True)
-    text = f"# coop {command} --config {SETTINGS_FILE} repeats this run\n\n{to_toml(settings)}"
-    write_atomically(folder / SETTINGS_FILE, text.encode())
+    """Write settings.toml, by which later commands recognise the run. Raises CoopError when it cannot be written.
+
+    The results of a run with other settings go first: at no moment does the folder hold a mixture of two runs.
+    """
+    text = f"# coop {command} --config {SETTINGS_FILE} repeats this run\n\n{to_toml(settings)}".encode()
+    path = folder / SETTINGS_FILE
+    try:
+        for partial in folder.glob(".*.partial"):  # left by a process that was killed while it wrote
+            partial.unlink(missing_ok=True)
+        if path.exists() and path.read_bytes() != text:
+            remove_results(folder)
+    except OSError as error:
+        raise CoopError(f'"{folder}" cannot be written: {error.strerror or error}') from error
+    write_atomically(path, text)
+
+
+def remove_results(folder: Path) -> None:
+    """Remove what a run gave, first the prompt: without it the folder counts as an unfinished run.
+
+    A card that the user made their own stays.
+    """
+    own_card = [] if not (folder / CARD_FILE).exists() or kept_card(folder) else [CARD_FILE]
+    for name in (PROMPT_FILE, METRICS_FILE, LOG_FILE, FEW_SHOT_FILE, *own_card, *DRAWN):
+        (folder / name).unlink(missing_ok=True)
 
 
 def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
@@ -99,18 +139,15 @@ def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
         "seed": result.data.seed,
         **provenance(result.prompt.training["device"]),
     }
-    few_shot = {
-        "train": [item.name for item in result.data.train],
-        "val": [item.name for item in result.data.val],
-    }
-    texts = {
-        METRICS_FILE: json.dumps(metrics, indent=2),
-        LOG_FILE: "\n".join(json.dumps(asdict(epoch)) for epoch in result.log),
-        FEW_SHOT_FILE: json.dumps(few_shot, indent=2, ensure_ascii=False),
-    }
-    for name, text in texts.items():
-        write_atomically(folder / name, f"{text}\n".encode())
     card = kept_card(folder) or model_card(result.prompt, str(folder), metrics, settings)
+    log = "\n".join(json.dumps(asdict(epoch)) for epoch in result.log)
+    try:
+        remove_results(folder)
+    except OSError as error:
+        raise CoopError(f'"{folder}" cannot be written: {error.strerror or error}') from error
+    write_atomically(folder / METRICS_FILE, f"{json.dumps(metrics, indent=2)}\n".encode())
+    write_atomically(folder / LOG_FILE, f"{log}\n".encode())
+    write_few_shot(folder, result.data)
     write_atomically(folder / CARD_FILE, card.encode())
     result.prompt.save(folder / PROMPT_FILE)
     checkpoint_of(folder).unlink(missing_ok=True)
@@ -170,17 +207,28 @@ def _evaluation(entry: dict[str, Any] | None) -> Evaluation | None:
     names = tuple(map(str, entry["class_names"]))
     confusion = [[int(count) for count in row] for row in entry["confusion"]]
     shares = [entry["per_class"][name] for name in distinct(names)]
-    per_class = [None if share is None else float(share) for share in shares]
+    per_class = [None if share is None else checked_share(share) for share in shares]
     if [len(row) for row in confusion] != [len(names)] * len(names):
         raise ValueError("the confusion is not square")
     return Evaluation(
-        names, (), [], [], Metrics(int(entry["n"]), float(entry["top1"]), float(entry["macro"]), per_class, confusion)
+        names,
+        (),
+        [],
+        [],
+        Metrics(int(entry["n"]), checked_share(entry["top1"]), checked_share(entry["macro"]), per_class, confusion),
     )
 
 
 def _epoch(line: str) -> EpochLog:
     entry = json.loads(line)
     return EpochLog(int(entry["epoch"]), int(entry["epochs"]), *(float(entry[key]) for key in ("lr", "loss", "accuracy")))
+
+
+def checked_share(value: Any) -> float:
+    """An accuracy from a file. Raises ValueError for anything else: NaN, 9350 %, a text."""
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError("an accuracy is a share from 0 to 1")
+    return float(value)
 
 
 def check_tables(about: dict[str, Any]) -> dict[str, Any]:

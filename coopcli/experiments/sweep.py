@@ -18,15 +18,23 @@ from pathlib import Path
 import torch
 
 from ..clip.cache import FeatureCache
+from ..data.fewshot import test_items
 from ..data.load import DataSet
 from ..errors import CoopError
 from ..learning.methods import METHODS
-from .experiment import Laboratory
+from .experiment import Laboratory, Origin
 from .grid import Cell, OnStep, Plan, Result
 from .sweep_folder import cell_folder, read_result, write_result
 
 # Weights of a text tower whose training step gains little from a second thread: two fits at a time are faster.
 SMALL_TOWER = 64 << 20  # bytes
+
+Task = tuple[Cell, Origin, Result | None]  # a cell to do, what it is made of, and a result that needs a new test only
+Shared = tuple[
+    Callable[[], DataSet], Plan, Path, Sequence[Cell]
+]  # how to load the data, the plan, the cache's folder, the grid
+
+logger = logging.getLogger(__name__)
 
 
 def sweep(
@@ -42,18 +50,37 @@ def sweep(
 ) -> list[Result]:
     """Do all cells and return their results in order; those that `folder` already holds are not done again.
 
+    A result is kept for what it was made of: images with their contents, names, model, settings. With the same train and
+    other test images, it is tested again; else it is done again, with a note.
+
     `jobs` processes each do one cell at a time (None: one for each core where the model is small, else one); each gets the
     data set from `load`, which pickle must be able to send. A result does not depend on their number.
     """
-    kept = {cell: result for cell in cells if (result := read_result(folder, cell))}
+    laboratory = Laboratory(dataset, plan, FeatureCache(cache_folder), cells)
+    if len(laboratory.test) < (n := len(test_items(dataset))):
+        logger.warning(
+            "all experiments are tested on the same %d of %d images: those that none of them trains on", len(laboratory.test), n
+        )
+    origins = {cell: laboratory.origin(cell) for cell in cells}
+    earlier = {cell: result for cell in cells if (result := read_result(folder, cell))}
+    kept = {cell: result for cell, result in earlier.items() if (result.learned_from, result.tested_on) == origins[cell]}
+    same = {cell: result for cell, result in earlier.items() if result.learned_from == origins[cell][0]}
+    again = '%s %d of %d experiments in "%s" again: %s'
+    if n := len(earlier) - len(same):
+        logger.warning(again, "doing", n, len(cells), folder, "their results are of other images or another model or version")
+    if n := len(same) - len(kept):
+        logger.warning(again, "testing", n, len(cells), folder, "their results are of other test images")
     for result in kept.values():
         on_result(result)
     left = [cell for cell in cells if cell not in kept]
     if left:
-        laboratory = Laboratory(dataset, plan, FeatureCache(cache_folder))
         laboratory.prepare(left, on_images)
         jobs = jobs or _fitting_jobs(laboratory, left)
-        done = _in_turn(laboratory, left, folder) if jobs == 1 else _at_once(load, plan, left, folder, cache_folder, jobs)
+        todo = [(cell, origins[cell], same.get(cell)) for cell in left]
+        if jobs == 1:
+            done: Iterator[Result] = (_do(laboratory, folder, *task) for task in todo)
+        else:
+            done = _at_once((load, plan, cache_folder, cells), folder, todo, jobs)
         for result in done:
             kept[result.cell] = result
             on_result(result)
@@ -70,15 +97,10 @@ def _fitting_jobs(laboratory: Laboratory, cells: Sequence[Cell]) -> int:
     return max(1, min(os.cpu_count() or 1, len(learned))) if small else 1
 
 
-def _in_turn(laboratory: Laboratory, cells: Sequence[Cell], folder: Path) -> Iterator[Result]:
-    for cell in cells:
-        yield _do(laboratory, cell, folder)
-
-
-def _do(laboratory: Laboratory, cell: Cell, folder: Path) -> Result:
+def _do(laboratory: Laboratory, folder: Path, cell: Cell, origin: Origin, earlier: Result | None) -> Result:
     """Do a cell, and write its result with the warnings that it gave."""
     with _collected_warnings() as warnings:
-        result = laboratory.run(cell, cell_folder(folder, cell))
+        result = laboratory.run(cell, cell_folder(folder, cell), origin, earlier)
     result = replace(result, note="; ".join(dict.fromkeys([*filter(None, [result.note]), *warnings])))
     write_result(folder, result)
     return result
@@ -89,16 +111,14 @@ def _do(laboratory: Laboratory, cell: Cell, folder: Path) -> Result:
 _laboratory: Laboratory  # of a worker process
 
 
-def _at_once(
-    load: Callable[[], DataSet], plan: Plan, cells: Sequence[Cell], folder: Path, cache_folder: Path, jobs: int
-) -> Iterator[Result]:
+def _at_once(shared: Shared, folder: Path, todo: Sequence[Task], jobs: int) -> Iterator[Result]:
     """Yield results as they come. Raises CoopError when a process is ended from outside."""
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit PyTorch's threads half-way
     stop = spawn.Event()
-    given = (load, plan, cache_folder, max(1, torch.get_num_threads() // jobs), stop)
+    given = (shared, max(1, torch.get_num_threads() // jobs), stop)
     executor = ProcessPoolExecutor(jobs, spawn, initializer=_begin_worker, initargs=given)
     try:
-        for future in as_completed([executor.submit(_do_in_worker, cell, folder) for cell in cells]):
+        for future in as_completed([executor.submit(_do_in_worker, folder, *task) for task in todo]):
             yield future.result()
     except BrokenProcessPool as error:
         raise CoopError("a worker process was ended from outside, perhaps because memory was full; try --jobs 1") from error
@@ -109,13 +129,14 @@ def _at_once(
         executor.shutdown(cancel_futures=True)
 
 
-def _begin_worker(load: Callable[[], DataSet], plan: Plan, cache_folder: Path, threads: int, stop: Event) -> None:
+def _begin_worker(shared: Shared, threads: int, stop: Event) -> None:
     global _laboratory
+    load, plan, cache_folder, cells = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
     threading.Thread(target=_end_with_main, args=(stop,), daemon=True).start()
     torch.set_num_threads(threads)
     logging.getLogger("coopcli").addHandler(logging.NullHandler())  # the main process has shown the notes on the data already
-    _laboratory = Laboratory(load(), plan, FeatureCache(cache_folder))
+    _laboratory = Laboratory(load(), plan, FeatureCache(cache_folder), cells)
 
 
 def _end_with_main(stop: Event) -> None:
@@ -125,8 +146,8 @@ def _end_with_main(stop: Event) -> None:
     os._exit(1)  # at once: what is half done is in checkpoints
 
 
-def _do_in_worker(cell: Cell, folder: Path) -> Result:
-    return _do(_laboratory, cell, folder)
+def _do_in_worker(folder: Path, cell: Cell, origin: Origin, earlier: Result | None) -> Result:
+    return _do(_laboratory, folder, cell, origin, earlier)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +16,7 @@ from ..files import CELLS_FOLDER, RESULT_FILE, RESULTS_FILE, csv_of, write_atomi
 from ..machine import pick_device
 from . import plots
 from .grid import Cell, Result, Variant
-from .run_folder import check_tables, provenance
+from .run_folder import check_tables, checked_share, provenance
 from .summary import VALUES, Figure, Spread, SummaryRow, figure_of, markdown_of, summary
 
 ACCURACIES = ("top1", "macro", "new", "harmonic")
@@ -50,7 +52,7 @@ def _summary_row(entry: dict[str, Any]) -> SummaryRow:
     def spread(name: str) -> Spread | None:
         if entry[name] is None:
             return None
-        return Spread(float(entry[name]), float(entry[f"{name}_std"]), int(entry[f"{name}_seeds"]))
+        return Spread(checked_share(entry[name]), checked_share(entry[f"{name}_std"]), int(entry[f"{name}_seeds"]))
 
     variant = None if entry["position"] is None else Variant(**{part.name: entry[part.name] for part in fields(Variant)})
     shots = None if entry["shots"] == "all" else int(entry["shots"])
@@ -72,12 +74,51 @@ def write_result(folder: Path, result: Result) -> None:
 
 
 def read_result(folder: Path, cell: Cell) -> Result | None:
-    """The result of an experiment that is done; None for one that is not, was left out, or is damaged."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    """The result of an experiment that is done; None for one that is not or was left out, and for a file that is damaged.
+
+    Nothing in the file is believed that no experiment could have given.
+    """
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         entry = json.loads((cell_folder(folder, cell) / RESULT_FILE).read_text("utf-8"))
-        if entry.pop("cell") == json.loads(json.dumps(asdict(cell))) and entry["top1"] is not None:
-            return Result(cell, **entry)
+        if entry.pop("cell") == json.loads(json.dumps(asdict(cell))):
+            return _checked(Result(cell, **entry))
     return None
+
+
+def _checked(result: Result) -> Result:
+    """Raises ValueError, TypeError for a result that no experiment could have given."""
+    for name in ACCURACIES:
+        if (share := getattr(result, name)) is not None:
+            checked_share(share)
+    counts = [result.images, result.train_images, result.parameters, result.peak_memory]
+    texts = [result.note, *result.versions.keys(), *result.versions.values()]
+    digests = [result.few_shot_sha256, result.fingerprint, result.learned_from, result.tested_on]
+    if (
+        result.top1 is None
+        or result.macro is None
+        or not all(type(count) is int and 0 <= count < 2**63 for count in counts)
+        or type(result.seconds) not in (int, float)
+        or not 0 <= result.seconds < math.inf
+        or not all(isinstance(text, str) for text in texts)
+        or not all(digest is None or isinstance(digest, str) for digest in digests)
+    ):
+        raise ValueError("no experiment gives this")
+    hits = result.top1 * result.images
+    if not result.images or abs(hits - round(hits)) > 1e-6 * result.images:
+        raise ValueError("no number of images gives this accuracy")
+    return result
+
+
+def remove_sweep(folder: Path) -> None:
+    """Remove what a sweep gave: the results of all first, then each experiment's. Raises CoopError when it cannot."""
+    drawn = [f"accuracy{value}.{form}" for value in ("", "-new", "-harmonic") for form in ("png", "svg")]
+    try:
+        for name in (RESULTS_FILE, "results.csv", "results.md", "report.html", *drawn):
+            (folder / name).unlink(missing_ok=True)
+        if (folder / CELLS_FOLDER).exists():
+            shutil.rmtree(folder / CELLS_FOLDER)
+    except OSError as error:
+        raise CoopError(f'"{folder}" cannot be written: {error.strerror or error}') from error
 
 
 def write_results(folder: Path, title: str, settings: dict[str, Any], results: Sequence[Result], plot: bool) -> dict[str, Any]:
@@ -114,7 +155,7 @@ def _summary_entry(row: SummaryRow) -> dict[str, Any]:
 
 def flat_row(result: Result) -> dict[str, Any]:
     """A result as one row of a table, the variant's settings as columns."""
-    own = {key: value for key, value in vars(result).items() if key not in ("cell", "versions")}
+    own = {key: value for key, value in vars(result).items() if key not in ("cell", "versions", "learned_from", "tested_on")}
     return {**_flat_cell(result.cell), **own}
 
 

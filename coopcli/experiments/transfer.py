@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..learned.prompt import LearnedPrompt
 from ..learned.scores import evaluate_logits
 from ..names import distinct, short_name
 from . import plots
+from .contents import trained_on
 from .describe import grouped, seed_of, sources_of
 from .grid import OnStep
 from .summary import Spread, spread_of
@@ -43,7 +44,8 @@ class Target:
 class Transfer:
     """One classifier on one data set: accuracies as shares in [0, 1], None where it does not fit, and `note` says why.
 
-    `source` names what was learned, the same for all seeds; hand-written prompts have no seed.
+    `source` names what was learned, the same for all seeds; hand-written prompts have no seed. Images that were trained on,
+    `trained_on` in number, are not among the `images` that count.
     """
 
     source: str
@@ -56,6 +58,7 @@ class Transfer:
     file: str | None = None
     fingerprint: str | None = None
     few_shot_sha256: str | None = None
+    trained_on: int = 0
 
 
 def transfer(
@@ -101,17 +104,25 @@ def transfer(
                 )
                 names = target.dataset.class_names if target.renamed else classes_of(classifier, target.dataset)
                 try:
-                    row = _tested(row, names, learned_logits(backbone, classifier, images, names), items)
+                    logits = learned_logits(backbone, classifier, images, names)
+                    seen = trained_on(classifier, path, target.dataset).among(items)
+                    row = _tested(row, names, logits, items, seen)
                 except CoopError as error:
                     row = replace(row, note=str(error))
                 rows.append(row)
     return rows
 
 
-def _tested(row: Transfer, names: Sequence[str], logits: Tensor, items: Sequence[ImageItem]) -> Transfer:
-    """The row with the accuracies of these logits [n, K]."""
-    metrics = evaluate_logits(logits, names, items).metrics
-    return replace(row, top1=metrics.top1, macro=metrics.macro, images=metrics.n)
+def _tested(
+    row: Transfer, names: Sequence[str], logits: Tensor, items: Sequence[ImageItem], seen: Collection[int] = ()
+) -> Transfer:
+    """The row with the accuracies of these logits [n, K], without the images at the places `seen`, which were trained on."""
+    rest = [place for place in range(len(items)) if place not in seen]
+    if not rest:
+        return replace(row, trained_on=len(seen), note="every image was trained on")
+    metrics = evaluate_logits(logits[rest], names, [items[place] for place in rest]).metrics
+    note = f"{len(seen)} of {len(items)} images were trained on and do not count" if seen else ""
+    return replace(row, top1=metrics.top1, macro=metrics.macro, images=metrics.n, trained_on=len(seen), note=note)
 
 
 def matrix(rows: Sequence[Transfer]) -> dict[str, dict[str, Spread | None]]:

@@ -1,10 +1,13 @@
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import COLOURS, failed, write_picture
 
 from coopcli.cli.app import app
+from coopcli.clip.backbone import load_backbone
 from coopcli.clip.cache import FeatureCache
 from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
@@ -117,3 +120,92 @@ def test_a_run_that_is_not_whole(run, coop):
     failed(coop("report", "nowhere"), 2, "nowhere")
     (run / "settings.toml").unlink()
     failed(coop("report", run), 2, "settings.toml")
+
+
+# ------------------------------------------------------------------------------------- a folder never holds two runs
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory):
+    """Two fits of other seeds, and what each was asked."""
+    root = tmp_path_factory.mktemp("fits")
+    for k, name in enumerate(COLOURS):
+        for i in range(3):
+            write_picture(root / "toy" / name / f"{i}.png", COLOURS[name], seed=10 * k + i)
+    clip, data = load_backbone("mini", device="cpu"), load_data(str(root / "toy"))
+    return [(fit(clip, data, QUICK, ContextSettings(2), shots=1, seed=seed), {"seed": seed}) for seed in (1, 2)]
+
+
+def whose(folder):
+    """The seeds that the files of a folder tell of; without a prompt it is an unfinished run, which nothing reads."""
+    try:
+        run = read_run(folder)
+    except UsageError:
+        return set()
+    names = json.loads((folder / "fewshot.json").read_text())["train"]
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert digest == run.prompt.training["few_shot_sha256"] == run.about["few_shot_sha256"]
+    return {run.prompt.training["seed"], run.settings["seed"], run.about["seed"]}
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_kill_at_any_step_leaves_one_run_or_none(fits, tmp_path, monkeypatch):
+    """Every removal and every replacement of a file is a step, and the process may end before each."""
+    (first, old), (second, new) = fits
+    unlink, replace_ = Path.unlink, Path.replace
+    seen, last = [], None
+    for steps in range(100):
+        folder = tmp_path / str(steps)
+        begin_run(folder, old)
+        write_run(folder, first, old)
+        (folder / "report.html").write_text("of seed 1")
+        assert whose(folder) == {1}
+        left = iter(range(steps))
+
+        def dying(true, left=left):
+            def step(*given, **more):
+                if next(left, None) is None:
+                    raise Killed
+                return true(*given, **more)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", dying(unlink))
+            patch.setattr(Path, "replace", dying(replace_))
+            try:
+                check_run(folder, new, overwrite=True)
+                begin_run(folder, new)
+                write_run(folder, second, new)
+                last = steps
+            except Killed:
+                pass
+        owners = whose(folder)
+        assert len(owners) <= 1
+        assert owners != {2} or not (folder / "report.html").exists()
+        seen.append(owners)
+        if last is not None:
+            break
+    assert seen[0] == {1} and seen[-1] == {2} and set() in seen and len(seen) > 10
+
+
+def test_the_same_command_again_keeps_its_results_until_it_has_new_ones(fits, tmp_path):
+    result, settings = fits[0]
+    begin_run(tmp_path, settings)
+    write_run(tmp_path, result, settings)
+    begin_run(tmp_path, settings)
+    assert whose(tmp_path) == {1}
+    (tmp_path / "README.md").write_text("my own card")
+    begin_run(tmp_path, {"seed": 2})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "settings.toml"]
+
+
+@pytest.mark.parametrize("change", [{"top1": 93.5}, {"top1": float("nan")}, {"macro": -0.1}, {"top1": True}, {"macro": "0.5"}])
+def test_impossible_accuracies_are_not_believed(run, change):
+    written = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(written | {"learned": written["learned"] | change}))
+    with pytest.raises(CoopError, match="is not what `coop fit` wrote"):
+        read_run(run)

@@ -9,12 +9,15 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from conftest import write_picture
 
+from coopcli.data.fewshot import draw_few_shot
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError
 from coopcli.experiments import sweep as sweeping
 from coopcli.experiments.grid import Cell, Grid, Plan, Result, Variant
 from coopcli.experiments.sweep import sweep
+from coopcli.experiments.sweep_folder import read_result, write_result
 from coopcli.learned.prompt import load_prompt
 from coopcli.learning.recipe import Recipe
 
@@ -32,30 +35,100 @@ def run(photos, tmp_path, cells, name="sweep", jobs=1, **more):
     return sweep(load(), load, PLAN, cells, tmp_path / name, tmp_path / "features", jobs, **more)
 
 
-def test_a_sweep_keeps_each_cell_and_does_none_twice(mini, photos, tmp_path, monkeypatch):
+def test_a_sweep_keeps_each_cell_and_does_none_twice(mini, split_photos, tmp_path, monkeypatch):
     cells = Grid(("zeroshot", "ensemble", "coop"), ("mini",), (1, 2), (1, 2)).cells()
     seen = []
-    results = run(photos, tmp_path, cells[:4], on_result=seen.append)
+    results = run(split_photos, tmp_path, cells[:4], on_result=seen.append)
     assert [result.cell for result in results] == cells[:4] == [result.cell for result in seen]
     assert all(0 <= result.top1 <= 1 and result.fingerprint == mini.fingerprint for result in results)
-    assert results[0].images == 18 and results[2].images == 18 - 3  # all, and those that were not drawn
 
     done = []
     true = sweeping.Laboratory.run
-    monkeypatch.setattr(sweeping.Laboratory, "run", lambda self, cell, folder: (done.append(cell), true(self, cell, folder))[1])
-    larger = run(photos, tmp_path, cells)
+    monkeypatch.setattr(sweeping.Laboratory, "run", lambda self, cell, *rest: (done.append(cell), true(self, cell, *rest))[1])
+    larger = run(split_photos, tmp_path, cells)
     assert done == cells[4:] and [result for result in larger if result.cell in cells[:4]] == results
     for cell in done:
         assert load_prompt(tmp_path / "sweep" / "cells" / cell.folder).training["seed"] == cell.seed
+
+
+def test_what_a_cell_was_made_of_decides_whether_it_is_kept(photos, tmp_path, caplog):
+    cells = Grid(("zeroshot", "coop"), ("mini",), (1,), (1,)).cells()
+
+    def again(plan=PLAN):
+        caplog.clear()
+        load = partial(load_data, str(photos))
+        results = sweep(load(), load, plan, cells, tmp_path / "sweep", tmp_path / "features", 1)
+        return results, [record.getMessage() for record in caplog.records if " again: " in record.getMessage()]
+
+    first, notes = again()
+    assert not notes and again() == (first, [])
+    drawn = json.loads((tmp_path / "sweep" / "cells" / cells[1].folder / "fewshot.json").read_text())["train"]
+    tested = next(f"red/{i}.png" for i in range(6) if f"red/{i}.png" not in drawn)
+    write_picture(photos / tested, (0, 0, 0))  # another image of the same name
+    changed, notes = again()
+    assert len(notes) == 1 and notes[0].startswith("testing 2 of 2 experiments")
+    assert [result.tested_on for result in changed] != [result.tested_on for result in first]
+    assert changed[1].seconds == first[1].seconds  # it has not learned again
+    write_picture(photos / drawn[0], (0, 0, 0))
+    _, notes = again()
+    assert len(notes) == 1 and notes[0].startswith("doing 1 of 2 experiments")
+    _, notes = again(replace(PLAN, template="art of a {}."))
+    assert len(notes) == 1 and notes[0].startswith("doing 2 of 2 experiments")
+    assert not again(replace(PLAN, template="art of a {}."))[1]
+
+
+DAMAGE = {
+    "truncated": lambda row: json.dumps(row)[:-20],
+    "empty": lambda row: "",
+    "a list": lambda row: "[]",
+    "no text": lambda row: "\udcff",
+    "deep": lambda row: "[" * 100_000,
+    "no cell": lambda row: json.dumps({key: value for key, value in row.items() if key != "cell"}),
+    "another cell": lambda row: json.dumps(row | {"cell": row["cell"] | {"method": "ensemble"}}),
+    "no accuracy": lambda row: json.dumps({key: value for key, value in row.items() if key != "top1"}),
+    "9350 %": lambda row: json.dumps(row | {"top1": 93.5}),
+    "negative": lambda row: json.dumps(row | {"macro": -0.5}),
+    "NaN": lambda row: json.dumps(row | {"top1": float("nan")}),
+    "a text": lambda row: json.dumps(row | {"top1": "0.5"}),
+    "true": lambda row: json.dumps(row | {"top1": True}),
+    "no such share": lambda row: json.dumps(row | {"top1": 0.123456789}),
+    "half an image": lambda row: json.dumps(row | {"images": 17.5}),
+    "fewer than none": lambda row: json.dumps(row | {"parameters": -1}),
+    "too many": lambda row: json.dumps(row | {"peak_memory": 10**400}),
+    "without end": lambda row: json.dumps(row | {"seconds": float("inf")}),
+    "a note of numbers": lambda row: json.dumps(row | {"note": [1]}),
+    "versions of nothing": lambda row: json.dumps(row | {"versions": None}),
+    "a stranger": lambda row: json.dumps(row | {"colour": "red"}),
+}
+
+
+def test_a_damaged_result_is_no_result(tmp_path):
+    result = Result(Cell("zeroshot", "mini"), 0.5, 0.5, images=18, note="x", versions={"coop": "1"})
+    write_result(tmp_path, result)
+    path = tmp_path / "cells" / result.cell.folder / "result.json"
+    row = json.loads(path.read_text())
+    assert read_result(tmp_path, result.cell) == result
+    for name, damage in DAMAGE.items():
+        path.write_bytes(damage(row).encode("utf-8", "surrogateescape"))
+        assert read_result(tmp_path, result.cell) is None, name
 
 
 def test_a_damaged_result_is_done_again(photos, tmp_path):
     (cell,) = Grid(("zeroshot",), ("mini",), (), ()).cells()
     (first,) = run(photos, tmp_path, [cell])
     path = tmp_path / "sweep" / "cells" / cell.folder / "result.json"
-    for damage in ("{", "[]", path.read_text().replace('"zeroshot"', '"ensemble"'), '{"cell": {}}'):
-        path.write_text(damage)
-        assert replace(run(photos, tmp_path, [cell])[0], peak_memory=0) == replace(first, peak_memory=0)
+    path.write_text(DAMAGE["9350 %"](json.loads(path.read_text())))
+    assert replace(run(photos, tmp_path, [cell])[0], peak_memory=0) == replace(first, peak_memory=0)
+
+
+def test_all_cells_are_tested_on_the_same_images(photos, tmp_path, caplog):
+    cells = Grid(("zeroshot", "coop"), ("mini",), (1, 2), (1, 2)).cells()
+    results = run(photos, tmp_path, cells)
+    data = load_data(str(photos))
+    drawn = {item.name for shots in (1, 2) for seed in (1, 2) for item in draw_few_shot(data, shots, seed).train}
+    assert {result.images for result in results} == {18 - len(drawn)} and 6 < len(drawn) < 18
+    assert f"all experiments are tested on the same {18 - len(drawn)} of 18 images" in caplog.text
+    assert len({result.tested_on for result in results}) == 1
 
 
 def test_too_few_images_leave_a_cell_out_and_not_the_grid(photos, tmp_path):
@@ -75,7 +148,7 @@ def test_warnings_become_notes(photos, tmp_path, monkeypatch, caplog):
         "coopcli.experiments.experiment.paper_recipe", lambda *a: replace(QUICK, lr=1e7, warmup_epochs=0, optimizer="adam")
     )
     (result,) = run(photos, tmp_path, [Cell("coop", "mini", 2, 1, Variant())])
-    assert "runs away" in result.note and not caplog.records
+    assert "runs away" in result.note and not [record for record in caplog.records if "runs away" in record.getMessage()]
 
 
 def test_processes_give_the_bytes_of_one(photos, tmp_path):
@@ -121,5 +194,5 @@ def test_a_worker_that_is_ended_from_outside_is_told(photos, tmp_path, monkeypat
     assert not [child for child in multiprocessing.active_children() if child.is_alive()]
 
 
-def _end(cell: Cell, folder) -> Result:
+def _end(*task) -> Result:
     os.kill(os.getpid(), signal.SIGKILL)

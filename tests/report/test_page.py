@@ -225,8 +225,8 @@ def hostile(run):
         folder=Path(HOSTILE.replace("/", "")),
         prompt=prompt,
         settings={HOSTILE: HOSTILE, "template": HOSTILE, "resolved": {HOSTILE: [HOSTILE]}},
-        learned=replace(run.learned, names=names),
-        hand_written=replace(run.hand_written, names=names),
+        learned=replace(run.learned, class_names=names),
+        hand_written=replace(run.hand_written, class_names=names),
         about={**texts, "versions": {HOSTILE: HOSTILE}},
     )
 

@@ -1,0 +1,49 @@
+"""One process at a time in a run or sweep folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import CoopError
+
+LOCK_FILE = ".lock"  # in the folder, while it is in use
+PATIENCE = 0.5  # seconds: the holder may be just about to end
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep the folder, which is made where it is missing, for this process; the lock ends with it, however it dies.
+
+    Raises CoopError, naming process and host, when another process works in the folder, or when it cannot be written.
+    """
+    path = folder / LOCK_FILE
+    lock = FileLock(path, timeout=PATIENCE, poll_interval=0.05)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise CoopError(f'"{folder}" is in use by {_holder(path)}; wait until it ends, or use another --output') from None
+    except OSError as error:
+        raise CoopError(f'"{folder}" cannot be written: {error.strerror or error}') from error
+    try:
+        with suppress(OSError):  # who holds the lock is a courtesy; the lock itself is the kernel's
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # while it is held: whoever waits for this very file looks again
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError):
+        text = ""
+    return text if text.isprintable() and text.startswith("process ") else "another process"
