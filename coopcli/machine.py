@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import signal
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -16,6 +21,7 @@ from .version import __version__
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")  # of a container
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def free_memory(device: torch.device) -> int:
@@ -64,6 +70,24 @@ def pick_device(device: Device) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
+
+
+def end_with_parent(parent: int, by_main_thread: bool) -> None:
+    """Let this process end within a second of its parent, however that ends; `by_main_thread` says who forked this one.
+
+    The kernel's signal at a parent's death (Linux) also works while C code holds the GIL, but it comes when the thread that
+    forked ends: only a main thread lasts as long as its process. So a thread watches as well.
+    """
+    if by_main_thread and sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # a C library without prctl
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.3)
+    os._exit(1)
 
 
 def versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ CHECK = 8  # bytes of checksum before each value
 HOUR = 3600  # resolution of the time of last use, so that reading seldom writes
 TRIM_TO = 0.9  # share of the bound, so that not every put has to trim
 WAIT = 60  # seconds to wait for another process to finish writing
+SILENT_WAIT = 2  # seconds of these without a word
 VERSION = 2  # version of TABLES; a file of another version is replaced
 # Pages of 8 kB hold three vectors of 2 kB; those of the default 4 kB would hold one.
 TABLES = f"""
@@ -40,7 +41,10 @@ logger = logging.getLogger(__name__)
 
 def default_cache_folder() -> Path:
     """Folder of the cache: `COOP_CACHE`, else the platform's cache folder."""
-    return Path(os.environ.get("COOP_CACHE") or user_cache_dir("coop"))
+    try:
+        return Path(os.environ.get("COOP_CACHE") or user_cache_dir("coop"))
+    except RuntimeError:  # no home folder; an older platformdirs leaves the "~" as it is
+        return Path("~/.cache/coop")  # refused when it is opened
 
 
 class FeatureCache:
@@ -56,7 +60,7 @@ class FeatureCache:
         self.path = folder / "features.sqlite" if folder else None
         self.problem: str | None = None
         self.database: sqlite3.Connection
-        self._logged = self._open = False
+        self._logged = self._open = self._waited = False
         self._inode = 0  # of the file
         self._damaged: int | None = None  # the inode of the file that turned out damaged
         self._run(lambda: None)
@@ -163,6 +167,7 @@ class FeatureCache:
 
     def _run(self, action: Callable[[], T], must: bool = False) -> T:
         """Run an action; after an error again, on a new file or in memory. Raises CoopError where it `must` be on disk."""
+        started = time.monotonic()
         while True:
             try:
                 if not self._open:
@@ -172,6 +177,11 @@ class FeatureCache:
                 name = f'the feature cache "{self.path}"'
                 if not self.path:
                     raise
+                if _is_busy(error) and time.monotonic() - started < WAIT:
+                    if not self._waited:
+                        logger.warning("waiting for another process that holds %s (at most %d seconds)", name, WAIT)
+                    self._waited = True
+                    continue
                 if _is_damage(error) and self._damaged is None:
                     self._damaged = self._inode
                     self._warn(f"{name} is damaged; a new one is started, without any --max-size set before")
@@ -192,9 +202,11 @@ class FeatureCache:
             self._attach()
             self.database.executescript(TABLES)
         else:
+            if self.path.parts[0] == "~":  # not expanded
+                raise OSError("this user has no home folder; set COOP_CACHE to a folder")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # One process at a time: a file must not be removed while another process opens it and then its journal.
-            with closing(sqlite3.connect(self.path.with_suffix(".lock"), timeout=WAIT)) as lock:
+            with closing(sqlite3.connect(self.path.with_suffix(".lock"), timeout=SILENT_WAIT)) as lock:
                 lock.execute("BEGIN EXCLUSIVE")
                 # Another process may have replaced a damaged file already; while it is open here, its inode is not reused.
                 self._attach(replace=self.path.exists() and self.path.stat().st_ino == self._damaged)
@@ -209,7 +221,7 @@ class FeatureCache:
             for file in self._files():
                 file.unlink(missing_ok=True)
         # Closed with the cache, or Python warns from 3.13 on; the thread that collects it may be another.
-        self.database = sqlite3.connect(self.path or ":memory:", timeout=WAIT, check_same_thread=False)
+        self.database = sqlite3.connect(self.path or ":memory:", timeout=SILENT_WAIT, check_same_thread=False)
         weakref.finalize(self, self.database.close)
         self._inode = self.path.stat().st_ino if self.path else 0
         self.database.execute("PRAGMA synchronous = NORMAL")
@@ -221,6 +233,13 @@ def _checksum(key: bytes, value: bytes) -> bytes:
 
 def _is_damage(error: Exception) -> bool:
     # SQLITE_ERROR: a wrong statement; ours are right, so the tables are wrong. UnicodeDecodeError: in SQLite's message.
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the primary code
     codes = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    return code in codes or isinstance(error, UnicodeDecodeError)
+    return _primary_code(error) in codes or isinstance(error, UnicodeDecodeError)
+
+
+def _is_busy(error: Exception) -> bool:
+    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _primary_code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF

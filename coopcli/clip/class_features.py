@@ -17,6 +17,8 @@ from .image_features import OnProgress
 from .integrity import check_features
 from .prompts import ContextSettings, context_prompts, hand_written_prompts
 
+AT_ONCE = 4096  # prompts that are encoded at once: memory does not grow with the number of classes
+
 
 def hand_written_features(
     backbone: Backbone,
@@ -35,7 +37,8 @@ def hand_written_features(
         encoder = backbone.text_encoder
         total = torch.zeros(len(class_names), backbone.feature_width, device=backbone.device)
         for done, template in enumerate(templates, 1):
-            total += encoder.encode(hand_written_prompts(backbone.tokenizer, template, class_names, encoder.max_length))
+            prompts = hand_written_prompts(backbone.tokenizer, template, class_names, encoder.max_length)
+            total += encoder.encode(prompts, chunk=AT_ONCE)
             if on_progress:
                 on_progress(done, len(templates))
         return F.normalize(total / len(templates), dim=-1)
@@ -58,7 +61,7 @@ def context_features(
     def encode() -> Tensor:
         encoder = backbone.text_encoder
         prompts = context_prompts(backbone.tokenizer, settings, class_names, encoder.max_length)
-        return encoder.encode(prompts, context.to(backbone.device))
+        return encoder.encode(prompts, context.to(backbone.device), AT_ONCE)
 
     numbers = hashlib.blake2b(context.numpy().tobytes()).hexdigest()
     about = [backbone.model_key, numbers, asdict(settings), list(class_names)]

@@ -131,7 +131,7 @@ def _has_only_pickled_weights(source: str, revision: str | None) -> bool:
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
-    if Path(name).exists():
+    if name == MINI or Path(name).exists():
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return f'model folder "{name}" is not a complete CLIPModel (config, weights, tokenizer, preprocessor): {reason}'
     if resnet := re.search(r"(?<![a-z])RN\d+(x\d+)?|resnet", name, re.IGNORECASE):

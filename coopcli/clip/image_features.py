@@ -11,11 +11,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -26,6 +27,7 @@ from torch import Tensor
 from ..choices import OnError
 from ..data.load import ImageItem
 from ..errors import CoopError
+from ..machine import end_with_parent
 from .backbone import IMAGE_BATCH, Backbone
 from .cache import FeatureCache
 from .pixels import Views, prepare
@@ -229,10 +231,14 @@ def _cores() -> int:
 @contextmanager
 def _workers(n_images: int) -> Iterator[Executor]:
     """Start processes to decode in, where that is quick (fork on Linux); else threads: Pillow mostly releases the GIL."""
-    if n_images < WORTH_PROCESSES or sys.platform != "linux":
-        executor: Executor = ThreadPoolExecutor(_cores())
-    else:
-        executor = ProcessPoolExecutor(_cores(), multiprocessing.get_context("fork"), initializer=_begin_worker)
+    executor: Executor | None = None
+    if n_images >= WORTH_PROCESSES and sys.platform == "linux":
+        by_main_thread = threading.current_thread() is threading.main_thread()
+        with suppress(OSError, ImportError):  # no semaphores: /dev/shm is missing or read-only
+            executor = ProcessPoolExecutor(
+                _cores(), multiprocessing.get_context("fork"), initializer=_begin_worker, initargs=(os.getpid(), by_main_thread)
+            )
+    executor = executor or ThreadPoolExecutor(_cores())
     try:
         yield executor
     except BrokenProcessPool as error:
@@ -241,5 +247,6 @@ def _workers(n_images: int) -> Iterator[Executor]:
         executor.shutdown(cancel_futures=True)
 
 
-def _begin_worker() -> None:
+def _begin_worker(parent: int, by_main_thread: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which ends this one
+    end_with_parent(parent, by_main_thread)

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -352,7 +353,54 @@ def test_it_waits_for_other_processes_and_writes_ahead(tmp_path):
     cache = FeatureCache(tmp_path)
     assert sql(cache, "PRAGMA journal_mode") == [("wal",)]
     assert sql(cache, "PRAGMA synchronous") == [(1,)]  # NORMAL
-    assert sql(cache, "PRAGMA busy_timeout") == [(60_000,)] and module.WAIT == 60
+    assert sql(cache, "PRAGMA busy_timeout") == [(2_000,)] and module.WAIT == 60
+
+
+ACTIONS = {
+    "open": lambda cache: FeatureCache(cache.path.parent).put(vectors(3)),
+    "put": lambda cache: cache.put(vectors(3)),
+    "limit": lambda cache: (cache.limit(10**9), cache.put(vectors(3))),
+    "clear": lambda cache: (cache.clear(), cache.put(vectors(3))),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("released", [True, False])
+def test_a_lock_of_another_process_is_reported_while_it_waits(tmp_path, monkeypatch, caplog, action, released):
+    cache = FeatureCache(tmp_path)
+    cache.put(vectors(1))
+    cache.database.close()
+    monkeypatch.setattr(module, "SILENT_WAIT", 0.1)
+    monkeypatch.setattr(module, "WAIT", 60 if released else 0.3)
+    cache = FeatureCache(tmp_path)
+    file = tmp_path / ("features.lock" if action == "open" else "features.sqlite")
+    with closing(sqlite3.connect(file, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE" if action == "open" else "BEGIN IMMEDIATE")
+        if released:
+            threading.Timer(0.5, other.rollback).start()
+        if not released and action in ("limit", "clear"):
+            with pytest.raises(CoopError, match="cannot be changed: database is locked"):
+                ACTIONS[action](cache)
+        else:
+            ACTIONS[action](cache)
+        assert f'waiting for another process that holds the feature cache "{tmp_path / "features.sqlite"}"' in caplog.text
+        assert caplog.text.count("waiting") == 1
+    kept = FeatureCache(tmp_path).get(vectors(3))
+    assert len(kept) == (3 if released else 1)
+
+
+@pytest.mark.parametrize("variables", [{}, {"HOME": ""}, {"XDG_CACHE_HOME": ""}])
+def test_a_user_without_a_home_folder(tmp_path, monkeypatch, caplog, variables):
+    for key in ("HOME", "XDG_CACHE_HOME", "COOP_CACHE"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # as for a user without an entry
+    monkeypatch.chdir(tmp_path)
+    cache = FeatureCache(default_cache_folder())
+    cache.put(vectors(3))
+    assert holds(cache, vectors(3)) and not any(tmp_path.iterdir())
+    assert cache.path is None and "set COOP_CACHE to a folder" in cache.problem
 
 
 @pytest.mark.parametrize(

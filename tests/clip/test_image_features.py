@@ -3,6 +3,9 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -239,11 +242,73 @@ def ended_from_outside(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "read-only /dev/shm"), OSError(38, "no semaphores"), ImportError()])
+def test_threads_decode_where_processes_cannot_share_semaphores(mini, monkeypatch, error):
+    def fail(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr(features, "ProcessPoolExecutor", fail)
+    many = [flat(number) for number in range(features.WORTH_PROCESSES)]
+    assert len(readable_features(mini, many, FeatureCache(None))[0]) == len(many)
+
+
 def test_a_worker_process_that_is_ended(mini, monkeypatch):
     monkeypatch.setattr(features, "prepare", ended_from_outside)
     many = [flat(number) for number in range(features.WORTH_PROCESSES)]
     with pytest.raises(CoopError, match="worker process that decodes images was killed"):
         image_features(mini, many, FeatureCache(None))
+
+
+def busy(*arguments):
+    time.sleep(60)
+
+
+def children(pid):
+    """The processes that were started by this one and still run."""
+    running = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # ended meanwhile
+            continue
+        if int(parent) == pid and state != "Z":
+            running.append(int(status.parent.name))
+    return running
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads decode")
+@pytest.mark.parametrize(
+    ("thread", "death"),
+    [("main", signal.SIGKILL), ("main", signal.SIGTERM), ("main", signal.SIGHUP), ("another", signal.SIGKILL)],
+)
+def test_workers_end_with_their_parent_however_it_ends(mini, monkeypatch, thread, death):
+    monkeypatch.setattr(features, "prepare", busy)
+    many = [flat(number) for number in range(features.WORTH_PROCESSES)]
+    work = threading.Thread(target=image_features, args=(mini, many, FeatureCache(None)))
+    process = multiprocessing.get_context("fork").Process(
+        target=work.run if thread == "main" else lambda: (work.start(), work.join())
+    )
+    process.start()
+    try:
+        while len(workers := children(process.pid)) < len(os.sched_getaffinity(0)):
+            assert process.is_alive()
+            time.sleep(0.1)
+        time.sleep(0.5)  # for the workers to begin
+        assert all(map(is_running, workers))
+        os.kill(process.pid, death)
+        process.join(10)
+        assert process.exitcode == -death
+        time.sleep(1)
+        assert not any(map(is_running, workers))
+    finally:
+        process.kill()
 
 
 def test_images_that_a_gpu_does_not_hold_are_one_line(mini, items, monkeypatch):
