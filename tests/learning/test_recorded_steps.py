@@ -30,6 +30,7 @@ class Recorder:
             step = None
 
             def replay(self):
+                assert recorder.places() == self.places, "a graph reads and writes where it was captured"
                 recorder.ran["replayed"] += 1
                 self.step()
 
@@ -39,9 +40,12 @@ class Recorder:
         def capture(graph):
             self.capturing = graph
             yield
+            graph.places = self.places()
             self.capturing = None
 
-        def record(step, *rest):
+        def record(step, optimizer, learned, batch_number):
+            self.places = lambda: [t.data_ptr() for t in (learned, batch_number, *optimizer.state[learned].values())]
+
             def run():
                 if self.capturing:
                     assert self.capturing.step is None, "one step to a graph"
@@ -50,7 +54,7 @@ class Recorder:
                     self.ran["plain"] += 1
                     step()
 
-            return recorded(run, *rest)
+            return recorded(run, optimizer, learned, batch_number)
 
         monkeypatch.setattr(training, "can_record", lambda device: True)
         monkeypatch.setattr(training, "_recorded", record)
