@@ -6,6 +6,7 @@
     pip install --no-deps torchvision
     python benchmarks/against_reference.py --coop CoOp --dassl Dassl.pytorch [ROW ...]
 
+In a virtual environment of its own: a torchvision whose build does not fit this PyTorch breaks transformers.
 Both clones run as they are; what they miss in current PyTorch is put in its place at run time. Nothing is downloaded: the
 CLIP is a small random one, written in OpenAI's format for the reference and as a CLIPModel for coop, and the pictures are
 drawn. Each row stands for itself: one that fails says why, and the others go on.
