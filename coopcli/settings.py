@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .files import read_text
 
 RESOLVED = "resolved"  # the table of values that are not options; --config skips it
 
@@ -17,9 +18,7 @@ RESOLVED = "resolved"  # the table of values that are not options; --config skip
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a settings file. Raises UsageError for a file that is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f'settings file "{path}" cannot be read: {error.strerror or error}') from error
+        return tomllib.loads(read_text(path, "settings file", UsageError))
     except (ValueError, RecursionError) as error:
         raise UsageError(f'settings file "{path}" is not valid TOML: {error}') from error
 

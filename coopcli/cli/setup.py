@@ -10,7 +10,7 @@ from ..clip.backbone import Backbone, load_backbone
 from ..clip.cache import FeatureCache, default_cache_folder
 from ..clip.pixels import allow_pixels
 from ..data.fewshot import test_items
-from ..data.load import DataSet, ImageItem, load_data
+from ..data.load import DataSet, ImageItem, describe, load_data
 from ..errors import CoopError
 from ..experiments.plots import check_matplotlib
 from ..hub import prompt_path
@@ -52,7 +52,9 @@ class Source:
         """List the images; from here on, an image may have `max_pixels`."""
         if self.max_pixels:
             allow_pixels(self.max_pixels)
-        return load_data(self.data, self.images, self.classnames, self.image_column, self.label_column)
+        dataset = load_data(self.data, self.images, self.classnames, self.image_column, self.label_column)
+        say(f"data: {describe(dataset)}")
+        return dataset
 
 
 def can_draw() -> bool:

@@ -73,7 +73,7 @@ def transfer(
     and the ensemble. A data set may hold a part of the classes, or others unless the context is class-specific.
     """
     from ..clip.templates import DEFAULT_TEMPLATE, read_templates
-    from ..data.load import load_data, takes_root
+    from ..data.load import describe, load_data, takes_root
     from ..errors import UsageError
     from ..experiments.run_folder import provenance
     from ..experiments.transfer import Target, draw, matrix
@@ -95,10 +95,11 @@ def transfer(
     roots = _each(images, len(data), "--images", None)
     wordings = _each(template, len(data), "--template", DEFAULT_TEMPLATE)
     namings = _each(classnames, len(data), "--classnames", None)
-    targets = [
-        Target(load_data(word, _path(root) if takes_root(word) else None, _path(naming)), str(wording), naming is not None)
-        for word, root, naming, wording in zip(data, roots, namings, wordings, strict=True)
-    ]
+    targets = []
+    for word, root, naming, wording in zip(data, roots, namings, wordings, strict=True):
+        dataset = load_data(word, _path(root) if takes_root(word) else None, _path(naming))
+        say(f"data: {describe(dataset)}")
+        targets.append(Target(dataset, str(wording), naming is not None))
 
     def backbone_of(one: LearnedPrompt | Head) -> Backbone:
         return open_backbone(model or one.model, None if model else one.revision, device, dtype, pickles)

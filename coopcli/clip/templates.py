@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files import parse_json, read_text, text_lines
 
 TEMPLATE_SETS: dict[str, list[str]] = json.loads((Path(__file__).parent / "templates.json").read_text("utf-8"))
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -25,14 +26,13 @@ def read_templates(source: str) -> list[str]:
     path = Path(source)
     if not path.is_file():
         raise UsageError(f'"{source}" is neither a template set nor a file; the sets are: {", ".join(TEMPLATE_SETS)}')
+    text = read_text(path, "template file", UsageError)
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f'template file "{path}" cannot be read: {error}') from error
-    try:
-        templates = json.loads(text)
-    except ValueError:
-        templates = [line.strip() for line in text.splitlines() if line.strip()]
+        templates = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("["):
+            raise UsageError(f'template file "{path}" is not valid JSON: {error}') from error
+        templates = [line.strip() for line in text_lines(text)]
     if not isinstance(templates, list) or not templates or not all(isinstance(item, str) for item in templates):
         raise UsageError(f'template file "{path}" must contain one template per line, or a JSON list of templates')
     return templates

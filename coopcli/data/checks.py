@@ -16,6 +16,7 @@ from .dataset import DataSet, ImageItem
 IMBALANCE = 10  # ratio of class sizes that is worth a warning
 NAMED = 3  # classes that a warning lists
 ID = re.compile(r"n\d{8}|\d+")  # of WordNet, as in ImageNet's folders, or a number
+NUMBERED = re.compile(r"(n\d{8}|\d+)[ ._-]+(?P<name>[^\W\d_].*)")  # an id before the name: 001.Black_footed_Albatross
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,30 @@ def name_traps(dataset: DataSet) -> list[str]:
                 "context; see --classnames"
             )
     ids = [name for name in dataset.class_names if ID.fullmatch(name)]
+    numbered = [(name, match["name"]) for name in dataset.class_names if (match := NUMBERED.fullmatch(name))]
     if 2 * len(ids) > len(dataset.class_names):
         traps.append(f"class names such as {_some(ids)} look like ids, meaningless to CLIP; give names with --classnames")
+    elif 2 * len(numbered) > len(dataset.class_names):
+        name, rest = numbered[0]
+        traps.append(
+            f"class names such as {_some([name for name, _ in numbered])} contain ids, which CLIP would read; remove them "
+            f'with --classnames, a file of lines such as "{name}<TAB>{rest}"'
+        )
     return traps
+
+
+def label_traps(dataset: DataSet) -> list[str]:
+    """Warn of images that are listed with two labels or more."""
+    labels: dict[object, set[int]] = defaultdict(set)
+    for items in dataset.splits.values():
+        for item in items:
+            labels[item.path or item.name].add(item.label)
+    several = [(image, sorted(chosen)) for image, chosen in labels.items() if len(chosen) > 1]
+    if not several:
+        return []
+    image, chosen = several[0]
+    names = _some([dataset.class_names[label] for label in chosen])
+    return [f'{len(several)} image{"s" * (len(several) > 1)} listed with several labels (first: "{image}" as {names})']
 
 
 def count_traps(class_names: Sequence[str], items: Sequence[ImageItem], what: str = "images") -> list[str]:

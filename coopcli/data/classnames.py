@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..files import parse_json, read_text, text_lines
 from ..names import name_key
 from .dataset import DataSet
 from .lists import load_split_file
@@ -25,22 +25,20 @@ def read_class_list(path: Path) -> list[Pair]:
     `name`, `folder<TAB>name`, or `n01440764 name` as in the reference's classnames.txt of ImageNet.
     Raises UsageError for a file that is missing or of another form.
     """
+    text = read_text(path, "class-name file", UsageError)
     try:
-        text = path.read_text("utf-8")
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise UsageError(f'class-name file "{path}" cannot be read: {why}') from error
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith(("[", "{")):
+            raise UsageError(f'class-name file "{path}" is not valid JSON: {error}') from error
         content = None
     pairs: list[Pair] = []
     if content is None:
-        pairs = [_parse_line(line) for line in text.splitlines() if line.strip()]
+        pairs = [_parse_line(line) for line in text_lines(text)]
     elif isinstance(content, list) and _are_names(content):
-        pairs = [(None, name) for name in content]
+        pairs = [(None, name.strip()) for name in content]
     elif isinstance(content, dict) and _are_names(content.values()):
-        pairs = list(content.items())
+        pairs = [(folder, name.strip()) for folder, name in content.items()]
     elif isinstance(content, dict) and not any(isinstance(value, str) for value in content.values()):
         dataset = load_split_file(path)
         pairs = list(zip(dataset.folders, dataset.class_names, strict=True))

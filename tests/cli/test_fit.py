@@ -107,7 +107,10 @@ def test_ctrl_c_keeps_the_last_whole_epoch(photos, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == ""
-    assert err.count("\n") == 1 and err.startswith("coop: stopped; the same command goes on from here")
+    opening, error = err.splitlines()
+    assert opening == "data: photos: 3 classes, 18 images" and error.startswith(
+        "coop: stopped; the same command goes on from here"
+    )
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.toml", "checkpoint.safetensors"}
 
 

@@ -45,5 +45,5 @@ def test_offline_without_the_model_is_one_line_at_once(photos):
         [sys.executable, "-m", "coopcli", "zeroshot", str(photos)], capture_output=True, text=True,
         env={k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | {"HF_ENDPOINT": "http://127.0.0.1:1"},
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 2)
     assert "--model mini" in done.stderr

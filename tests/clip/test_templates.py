@@ -36,3 +36,16 @@ def test_a_file_without_templates(tmp_path, text):
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(UsageError, match="the sets are: imagenet,"):
         read_templates("imagenett")
+
+
+@pytest.mark.parametrize("text", ["\ufeffa {}\n\nthe {}\n", '\ufeff["a {}", "the {}"]', " a {} \r\n the {}\r\n"])
+def test_marks_and_blanks_are_no_part_of_a_template(tmp_path, text):
+    (tmp_path / "t").write_bytes(text.encode())
+    assert read_templates(str(tmp_path / "t")) == ["a {}", "the {}"]
+
+
+@pytest.mark.parametrize("content", [b"caf\xe9 {}", "a {}".encode("utf-16"), b'["a {}"', b'["\\ud800 {}"]'])
+def test_a_file_that_cannot_be_read_as_templates(tmp_path, content):
+    (tmp_path / "t").write_bytes(content)
+    with pytest.raises(UsageError, match=r'template file ".*t" (cannot be read: it is not UTF-8 text|is not valid JSON)'):
+        read_templates(str(tmp_path / "t"))

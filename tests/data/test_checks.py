@@ -52,6 +52,22 @@ def test_names_that_are_ids(names, note):
     assert note is None or (note in traps[0] and "--classnames" in traps[0])
 
 
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (("001.Black_footed_Albatross", "002.Laysan_Albatross"), "001.Black_footed_Albatross<TAB>Black_footed_Albatross"),
+        (("n02085620-Chihuahua", "n02085782-Japanese_spaniel"), "n02085620-Chihuahua<TAB>Chihuahua"),
+        (("0_cat", "1_dog", "bird"), "0_cat<TAB>cat"),
+        (("747-400", "737-800", "A320"), None),
+        (("3 d", "cat", "dog"), None),  # one of three
+    ],
+)
+def test_ids_inside_names(names, line):
+    traps = name_traps(named(*names))
+    assert len(traps) == (line is not None)
+    assert line is None or ("contain ids" in traps[0] and f'--classnames, a file of lines such as "{line}"' in traps[0])
+
+
 def test_traps_in_names_are_noted_when_data_is_loaded(photos, caplog):
     (photos / "red").rename(photos / "Green")
     load_data(str(photos))

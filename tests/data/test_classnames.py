@@ -30,6 +30,29 @@ def test_class_lists(tmp_path, name, text, pairs):
     assert read_choices(tmp_path / name) == tuple(name for _, name in pairs)
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["\ufefftench\nshark", "\ufefftench\r\nshark\r\n", '\ufeff["tench", " shark "]', "tench \n\n shark", "tench\nshark\u2028"],
+)
+def test_marks_and_blanks_are_no_part_of_a_name(tmp_path, content):
+    (tmp_path / "names").write_bytes(content.encode())
+    assert read_choices(tmp_path / "names") == ("tench", "shark")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252"])
+def test_another_encoding_is_refused(tmp_path, encoding):
+    (tmp_path / "names").write_bytes("Bär\nVögel\n".encode(encoding))
+    with pytest.raises(UsageError, match=r'class-name file ".*names" cannot be read: it is not UTF-8 text.*; save it as UTF-8'):
+        read_class_list(tmp_path / "names")
+
+
+@pytest.mark.parametrize("text", ['["a", "b"', '{"a": "b",}', '["\\ud800", "b"]', "[NaN]"])
+def test_damaged_json_is_not_read_as_lines(tmp_path, text):
+    (tmp_path / "names").write_text(text)
+    with pytest.raises(UsageError, match='names" is not valid JSON: '):
+        read_class_list(tmp_path / "names")
+
+
 def test_a_real_split_file(shared_data):
     names = read_choices(shared_data / "splits" / "split_zhou_Caltech101.json")
     assert len(names) == 100

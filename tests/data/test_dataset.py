@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coopcli.data.dataset import DataSet, ImageItem, by_split_name, class_order, column_named, file_item, read_file
+from coopcli.data.dataset import DataSet, ImageItem, by_split_name, class_order, columns_named, file_item, read_file
 from coopcli.errors import CoopError, UsageError
 
 
@@ -49,20 +49,20 @@ def test_numbers_cut_as_in_python(size, start, stop):
     try:
         assert names(data.select(spec)) == expected
     except UsageError as error:  # the library allows no start beyond the end
-        assert "holds no images" in str(error) or "is no part of toys" in str(error)
+        assert "contains no images" in str(error) or "is not a part of toys" in str(error)
         assert not expected or min(start or 0, stop or 0) < -size
 
 
 @pytest.mark.parametrize("wanted", ["train[:50%", "train[a:]", "nope[:3]", "train[:3]+nope", "", "train/val", "train[1:2:3]"])
 def test_what_is_no_part(wanted):
-    with pytest.raises(UsageError, match=r"is no part of toys; write a split \(all, train, test\)"):
+    with pytest.raises(UsageError, match=r"is not a part of toys; write a split \(all, train, test\)"):
         data_of(train=12, test=3).select(wanted)
 
 
-def test_a_split_that_is_not_there():
+def test_a_missing_split():
     with pytest.raises(UsageError, match="toys has no val split; it has: train"):
         data_of(train=12).select("val")
-    with pytest.raises(UsageError, match=r'"train\[3:3\]" holds no images of toys'):
+    with pytest.raises(UsageError, match=r'"train\[3:3\]" contains no images of toys'):
         data_of(train=12).select("train[3:3]")
 
 
@@ -82,10 +82,10 @@ def test_other_labels_are_ordered_by_the_alphabet():
 
 def test_columns_by_name():
     columns = ["Image_Path", " class-name", "Label", "label"]
-    assert column_named(columns, ("path", "imagepath")) == "Image_Path"
-    assert column_named(columns, ("classname",)) == " class-name"
-    assert column_named(columns, ("label", "classname")) == "Label"
-    assert column_named(columns, ("target",)) is None
+    assert columns_named(columns, ("path", "imagepath")) == ["Image_Path"]
+    assert columns_named(columns, ("classname",)) == [" class-name"]
+    assert columns_named(columns, ("label", "classname")) == ["Label", "label", " class-name"]
+    assert columns_named(columns, ("target",)) == []
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -97,21 +97,29 @@ def test_a_file_is_read_when_asked(tmp_path):
     assert (item.name, item.label, item.path) == ("a b\nü.jpg", 3, tmp_path / "a b\nü.jpg") and item.read() == b"123"
 
 
-def test_what_is_no_file_is_told_at_once(tmp_path):
+def test_what_is_not_a_file_is_refused_at_once(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "broken.jpg").symlink_to(tmp_path / "nothing")
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for a writer
     for name, reason in {
         "folder.jpg": "it is a folder",
-        "broken.jpg": "it is not there; look elsewhere",
+        "broken.jpg": "it does not exist; look elsewhere",
         "loop.jpg": "Too many levels of symbolic links",
-        "pipe.jpg": "it is no regular file",
+        "pipe.jpg": "it is not a regular file",
         "file\0.jpg": "null",
         f"{'x' * 300}.jpg": "File name too long",
     }.items():
         with pytest.raises(CoopError, match=f'image ".*" cannot be read: .*{reason}'):
             read_file(tmp_path / name, "; look elsewhere")
+
+
+def test_a_file_beyond_the_bound_is_not_read(tmp_path):
+    """As large as a disk, on paper: a sparse file."""
+    with (tmp_path / "large.jpg").open("wb") as file:
+        file.truncate(200 << 30)
+    with pytest.raises(CoopError, match=r'large.jpg" cannot be read: it has 204,800 MiB, more than the 256 MiB'):
+        read_file(tmp_path / "large.jpg")
 
 
 def test_a_file_that_this_user_may_not_read(tmp_path, monkeypatch):

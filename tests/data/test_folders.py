@@ -6,7 +6,7 @@ from conftest import write_picture
 
 from coopcli.clip.cache import FeatureCache
 from coopcli.clip.image_features import readable_features
-from coopcli.data.load import load_data
+from coopcli.data.load import describe, load_data
 from coopcli.errors import CoopError
 
 
@@ -19,12 +19,17 @@ def test_flat_folder(photos):
     assert first.read() == (photos / "blue/0.png").read_bytes()
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation"])
-def test_split_folder(split_photos, val):
-    (split_photos / "val").rename(split_photos / val)
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("train", "val", "test"), ("Train", "valid", "Test"), ("TRAINING", "Validation", "testing"), ("tr", "dev", "te"),
+     ("training_set", "val-set", "eval"), ("Train Data", "DEVEL", "held-out")],
+)  # fmt: skip
+def test_split_folder(split_photos, train, val, test):
+    for old, new in {"train": train, "val": val, "test": test}.items():
+        (split_photos / old).rename(split_photos / new)
     data = load_data(str(split_photos))
     assert {split: len(items) for split, items in data.splits.items()} == {"test": 9, "train": 12, "val": 6}
-    assert data.splits["test"][0].name == "test/blue/0.png"
+    assert data.splits["test"][0].name == f"{test}/blue/0.png" and not data.left_out
 
 
 def test_hidden_files_runs_and_nested_folders(photos):
@@ -46,7 +51,7 @@ def test_symbolic_link_loop_ends(photos):
 
 def test_empty_class_folder(photos):
     (photos / "yellow").mkdir()
-    with pytest.raises(CoopError, match=r'class folder ".*yellow" holds no images'):
+    with pytest.raises(CoopError, match=r'class folder ".*yellow" has no images'):
         load_data(str(photos))
 
 
@@ -89,7 +94,7 @@ def test_links_to_images(photos, tmp_path):
     (photos / "red" / "nothing.png").symlink_to(tmp_path / "nothing")
     items = {item.name: item for item in load_data(str(photos)).splits["all"]}
     assert items["red/linked.png"].read() == (photos / "blue" / "0.png").read_bytes()
-    with pytest.raises(CoopError, match="is not there"):  # not passed over: an image is missing
+    with pytest.raises(CoopError, match="does not exist"):  # not passed over: an image is missing
         items["red/nothing.png"].read()
 
 
@@ -128,3 +133,59 @@ def test_files_of_every_kind_in_one_folder(mini, tmp_path, caplog):
     kept, features = readable_features(mini, items, FeatureCache(None))
     assert {item.name for item in kept} == {"blue/0.png", "red/\\udcff.png", *(f"red/{name}" for name in good)}
     assert features.shape == (8, 128) and "skipped 5 of 13 images" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------ classes or splits?
+
+
+@pytest.mark.parametrize("split", ["train", "Test", "validation"])
+def test_a_class_called_as_a_split_hides_no_other_class(photos, split):
+    """A train is a vehicle, too; its folder may have subfolders."""
+    write_picture(photos / split / "0.png")
+    assert load_data(str(photos)).class_names == tuple(sorted(["blue", "green", "red", split]))
+    write_picture(photos / split / "steam" / "0.png")
+    with pytest.raises(
+        CoopError, match=rf'has "{split}", which looks like a split, beside other .*"blue", "green", "red".* rename'
+    ):
+        load_data(str(photos))
+
+
+def test_two_folders_of_one_split_are_a_question(split_photos):
+    (split_photos / "test").rename(split_photos / "Validation")
+    with pytest.raises(CoopError, match=r'has several val folders \("Validation", "val"\); merge or rename'):
+        load_data(str(split_photos))
+
+
+def test_what_lies_beside_splits_is_counted(split_photos):
+    write_picture(split_photos / "unlabelled" / "0.png")
+    write_picture(split_photos / "sheet.png")
+    write_picture(split_photos / "train" / "stray.png")
+    (split_photos / "annotations").mkdir()
+    data = load_data(str(split_photos))
+    assert len(data.splits["train"]) == 12
+    assert data.left_out == ('folders "annotations", "unlabelled"', '2 images outside class folders (first: "sheet.png")')
+
+
+# ------------------------------------------------------------------------------------------------ what is passed over
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "@eaDir", "__MACOSX", "$RECYCLE.BIN", ".AppleDouble", "lost+found"])
+def test_folders_of_desktops_and_servers_are_no_data(photos, name):
+    for place in (photos, photos / "red", photos / "red" / "more"):
+        write_picture(place / name / "0-checkpoint.png")
+    write_picture(photos / "red" / "more" / "0.png")
+    data = load_data(str(photos))
+    assert data.class_names == ("blue", "green", "red") and len(data.splits["all"]) == 19 and not data.left_out
+
+
+def test_files_of_other_endings_are_counted(photos):
+    for name in ("a.svg", "b.SVG", "c.xcf", "labels.txt", "README"):
+        (photos / "red" / name).write_text("x")
+    for junk in ("Thumbs.db", "desktop.ini", ".DS_Store", "._0.png"):
+        (photos / "red" / junk).write_text("x")
+    data = load_data(str(photos))
+    assert data.left_out == ("5 files by ending (.svg 2, none 1, .xcf 1, .txt 1)",)
+    assert describe(data) == f"photos: 3 classes, 18 images; left out: {data.left_out[0]}"
+    for k in range(6):
+        (photos / "blue" / f"x.end{k}").write_text("x")
+    assert load_data(str(photos)).left_out[0].endswith("and 5 more endings)")

@@ -2,10 +2,11 @@ import io
 import tarfile
 
 import pytest
+from conftest import write_picture
 
 from coopcli.data.dataset import DataSet
 from coopcli.data.hf_datasets import from_datasets
-from coopcli.data.load import load_data
+from coopcli.data.load import describe, load_data
 from coopcli.errors import CoopError, UsageError
 
 datasets = pytest.importorskip("datasets")
@@ -85,7 +86,7 @@ def test_one_parquet_file_that_another_program_wrote(paths, tmp_path):
     check(data, paths, "all", ("7", "10", "30"))
     columns = {"photo": [path.read_bytes() for path in paths], "class": labels_of(paths, ("navy", "olive", "rose"))}
     parquet.write_table(pyarrow.table(columns), tmp_path / "bytes.parquet")
-    with pytest.raises(UsageError, match="known to hold images; say --image-column, one of: photo, class"):
+    with pytest.raises(UsageError, match="known to hold images; choose one with --image-column: photo, class"):
         load_data(str(tmp_path / "bytes.parquet"))
     check(load_data(str(tmp_path / "bytes.parquet"), image_column="photo"), paths, "all", ("navy", "olive", "rose"))
 
@@ -178,7 +179,7 @@ def test_several_columns_of_a_kind_are_a_question(paths):
     [
         ({}, "known to hold labels"),
         ({"label": [[0, 1]] * 18}, "known to hold labels"),
-        ({"label": [0.5] * 18}, "whole numbers or texts, but Value"),
+        ({"label": [0.5] * 18}, "whole numbers or texts\\) but Value"),
         ({"label": [None] * 18}, "labels no image|whole numbers or texts"),
         ({"label": [""] * 18}, 'column "label" of data labels no image'),
     ],
@@ -191,11 +192,13 @@ def test_columns_that_are_no_labels(paths, columns, reason):
 
 def test_chosen_columns_that_hold_something_else(paths):
     table = typed(paths, label=labels_of(paths)).add_column("number", [1.5] * 18).add_column("tags", [["a", "b"]] * 18)
-    with pytest.raises(CoopError, match='column "number" of data holds no images'):
+    with pytest.raises(CoopError, match='column "number" of data does not hold images'):
         from_datasets(table, image_column="number")
-    with pytest.raises(CoopError, match='column "tags" of data holds no labels'):
+    with pytest.raises(CoopError, match='column "tags" of data does not hold labels'):
         from_datasets(table, label_column="tags")
-    with pytest.raises(UsageError, match='no column "x" for labels; say --label-column, one of: picture, label, number, tags'):
+    with pytest.raises(
+        UsageError, match='no column "x" for labels; choose one with --label-column: picture, label, number, tags'
+    ):
         from_datasets(table, label_column="x")
 
 
@@ -204,7 +207,7 @@ def test_images_without_label_are_left_out(paths, caplog):
     data = from_datasets(datasets.DatasetDict({"train": table, "test": typed(paths[:3], label=[-1] * 3)}), "toys")
     check(data, paths[:-2], "train")
     assert list(data.splits) == ["train"]  # the test labels are secret
-    assert "2 of 18 images of toys, train have no label" in caplog.text and "3 of 3 images of toys, test" in caplog.text
+    assert "2 of 18 images of toys, train, which have no label" in caplog.text and "3 of 3 images of toys, test" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------ images
@@ -221,9 +224,9 @@ def test_images_that_are_not_there(paths, tmp_path):
     table = datasets.Dataset.from_dict({"image": held, "label": [0, 1, 2, 0]}, features=features)
     items = from_datasets(table).splits["all"]
     assert items[0].read() == paths[0].read_bytes() and items[3].read() == paths[3].read_bytes()
-    with pytest.raises(CoopError, match='image "all/1" cannot be read: the data set holds none there'):
+    with pytest.raises(CoopError, match='image "all/1" cannot be read: the data set has no image in this row'):
         items[1].read()
-    with pytest.raises(CoopError, match=r'gone\.png" cannot be read: it is not there'):
+    with pytest.raises(CoopError, match=r'gone\.png" cannot be read: it does not exist'):
         items[2].read()
 
 
@@ -241,3 +244,43 @@ def test_a_stream_is_refused_with_the_reason(paths, as_dict):
     stream = datasets.IterableDatasetDict({"train": stream}) if as_dict else stream
     with pytest.raises(UsageError, match=r"toys is streamed, .* few-shot draws and accuracy need the list"):
         from_datasets(stream, "toys")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "folder"])
+def test_paths_in_a_table_start_from_the_image_folder(photos, paths, tmp_path, ending, monkeypatch):
+    import pyarrow
+    from pyarrow import parquet
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lists").mkdir()
+    names = [path.relative_to(photos).as_posix() for path in paths]
+    columns = {"file_name": names, "label": labels_of(paths, ("navy", "olive", "rose"))}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "lists" / "toys.parquet")
+    source = tmp_path / "lists" / ("toys.parquet" if ending == "parquet" else "")
+    if ending == "parquet":
+        check(load_data(str(source), photos), paths, "all", ("navy", "olive", "rose"))
+    split = "all" if ending == "parquet" else "train"
+    with pytest.raises(CoopError, match=r"does not exist; .* relative to --images"):
+        load_data(str(source)).splits[split][0].read()
+    if ending == "folder":
+        return
+    for path in paths:  # beside the table
+        write_picture(tmp_path / "lists" / path.relative_to(photos))
+        (tmp_path / "lists" / path.relative_to(photos)).write_bytes(path.read_bytes())
+    check(load_data(str(source)), paths, split, ("navy", "olive", "rose"))
+
+
+def test_a_column_of_splits(paths):
+    table = typed(paths, label=labels_of(paths)).add_column("subset", ["Train", "test"] * 9)
+    data = from_datasets(table)
+    assert {split: len(items) for split, items in data.splits.items()} == {"train": 9, "test": 9}
+    check(data, paths[1::2], "test")
+    assert describe(data) == 'data: 3 classes, 9 train + 9 test images; columns: image "picture", label "label", split "subset"'
+
+
+def test_two_label_columns_without_a_type_are_a_question(paths):
+    table = typed(paths, x=labels_of(paths)).remove_columns("x").add_column("label", labels_of(paths))
+    table = table.add_column("category", ["a", "b"] * 9)
+    with pytest.raises(UsageError, match=r"several columns that may hold labels \(label, category\)"):
+        from_datasets(table)
+    assert from_datasets(table, label_column="category").class_names == ("a", "b")

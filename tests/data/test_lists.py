@@ -5,7 +5,7 @@ from conftest import write_picture
 
 from coopcli.data.fewshot import draw_few_shot
 from coopcli.data.lists import load_split_file, load_table, portable
-from coopcli.data.load import load_data
+from coopcli.data.load import describe, load_data
 from coopcli.errors import CoopError, UsageError
 
 
@@ -102,34 +102,39 @@ def test_a_split_column(photos, tmp_path, caplog):
     assert {split: [item.name for item in items] for split, items in data.splits.items()} == {
         "train": ["red/0.png", "blue/0.png"], "val": ["red/1.png"], "test": ["blue/1.png"],
     }  # fmt: skip
-    for word in ("fold1", ""):
-        rows[0] = f"red/0.png,red,{word}"
-        data = load_data(str(table(tmp_path, "path,label,split\n" + "\n".join(rows))), photos)
-        assert len(data.splits["all"]) == 4 and f'a column "split" with "{word}", which is no split' in caplog.text
+    assert dict(data.columns) == {"image": "path", "label": "label", "split": "split"}
+    other = "\n".join(rows).replace("blue,test", "blue,Extra")
+    assert list(load_data(str(table(tmp_path, f"path,label,split\n{other}")), photos).splits) == ["train", "val", "extra"]
+    with pytest.raises(CoopError, match=r'toys\.csv" has no split in row 4'):
+        load_data(str(table(tmp_path, "path,label,split\n" + "\n".join(rows).replace("blue,test", "blue,"))), photos)
+    assert not caplog.records
+    folds = [row.rpartition(",")[0] + f",fold{k}" for k, row in enumerate(rows)]
+    data = load_data(str(table(tmp_path, "path,label,split\n" + "\n".join(folds))), photos)
+    assert len(data.splits["all"]) == 4 and 'a column "split" with "fold0", which is not a split' in caplog.text
 
 
 def test_columns_that_are_chosen(photos, tmp_path, caplog):
     path = table(tmp_path, "id,where,breed,label\n1,red/0.png,crimson,7\n2,blue/0.png,navy,10\n3,blue/1.png,,9\n")
     data = load_data(str(path), photos, None, "where", "breed")
     assert data.class_names == ("crimson", "navy") and len(data.splits["all"]) == 2
-    assert "1 of 3 images of" in caplog.text and "have no label and are left out" in caplog.text
+    assert "left out 1 of 3 images of" in caplog.text and "which have no label" in caplog.text
     assert load_table(path, photos, "where").class_names == ("7", "9", "10")  # by size
 
 
 @pytest.mark.parametrize(
     ("columns", "text", "kind", "reason"),
     [
-        ((), "a,b\n1,2\n", UsageError, "known to hold images; say --image-column, one of: a, b"),
-        ((), "path,b\n1,2\n", UsageError, "known to hold labels; say --label-column, one of: path, b"),
-        (("x",), "path,b\n1,2\n", UsageError, 'no column "x" for images; say --image-column, one of: path, b'),
+        ((), "a,b\n1,2\n", UsageError, "known to hold images; choose one with --image-column: a, b"),
+        ((), "path,b\n1,2\n", UsageError, "known to hold labels; choose one with --label-column: path, b"),
+        (("x",), "path,b\n1,2\n", UsageError, 'no column "x" for images; choose one with --image-column: path, b'),
         ((None, "x"), "path,label\n1,2\n", UsageError, 'no column "x" for labels'),
         ((), "path,label\n", CoopError, "has no rows"),
         ((), "", CoopError, "has no rows"),
-        ((), "path,label\na,b,c\n", CoopError, "a row has more fields than the header"),
+        ((), "path,label\na,b,c\n", CoopError, "row 1 below its header has more fields than the header"),
         ((), 'path,label\n"a,b', CoopError, "cannot be read: unexpected end"),
         ((), "path,label\na,x\n,y\n", CoopError, "names no image in row 2"),
         ((), "path,label\na,\nb,\n", CoopError, "no labelled images"),
-        ((), "path,label\na,x\nb,x\n", CoopError, "one class only"),
+        ((), "path,label\na,x\nb,x\n", CoopError, "only one class"),
     ],
 )
 def test_tables_that_are_none(tmp_path, columns, text, kind, reason):
@@ -148,7 +153,7 @@ def test_lines_that_are_no_json_objects(tmp_path, content):
 def test_a_listed_image_that_is_not_there(photos, tmp_path):
     data = load_data(str(table(tmp_path, "path,label\nred/0.png,a\nred/99.png,b\n")), images_root=photos)
     with pytest.raises(
-        CoopError, match=r'red/99\.png" cannot be read: it is not there; "toys\.csv" lists it relative to --images'
+        CoopError, match=r'red/99\.png" cannot be read: it does not exist; "toys\.csv" lists it relative to --images'
     ):
         data.splits["all"][1].read()
 
@@ -187,3 +192,159 @@ def test_metadata_without_labels_leaves_the_folders(photos):
     (photos / "metadata.csv").write_text("file_name,caption\nred/0.png,a thing\nblue/0.png,a sea\n")
     assert load_data(str(photos)).class_names == ("blue", "green", "red")
     assert load_data(str(photos), label_column="caption").class_names == ("a sea", "a thing")
+
+
+# ------------------------------------------------------------------------------------------------ which columns
+
+
+def rows_of(photos, *extra):
+    """Two images each of two classes, with further cells for each row."""
+    images = ["red/0.png", "red/1.png", "blue/0.png", "blue/1.png"]
+    return "".join(
+        ",".join([image, image.partition("/")[0], *cells]) + "\n" for image, *cells in zip(images, *extra, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "words", "splits"),
+    [
+        ("split", ("train", "TEST", "Training", "testing"), ["train", "test"]),
+        ("subset", ("Train", "val", "train", "dev"), ["train", "val"]),
+        ("data set", ("train", "test", "train", "test"), ["train", "test"]),
+        ("Fold", ("train", "test", "train", "test"), ["train", "test"]),
+        ("is_valid", ("False", "True", "False", "True"), ["train", "val"]),
+        ("is_test", ("0", "1", "0", "1"), ["train", "test"]),
+        ("is-train", ("1.0", "0.0", "1.0", "0.0"), ["train", "test"]),
+    ],
+)
+def test_columns_of_splits(photos, tmp_path, column, words, splits):
+    data = load_data(str(table(tmp_path, f"path,label,{column}\n{rows_of(photos, words)}")), photos)
+    assert {split: [item.name for item in items] for split, items in data.splits.items()} == {
+        splits[0]: ["red/0.png", "blue/0.png"], splits[1]: ["red/1.png", "blue/1.png"],
+    }  # fmt: skip
+    assert f'split "{column}"' in describe(data)
+
+
+def test_two_columns_of_splits(photos, tmp_path):
+    text = "path,label,split,is_valid\n"
+    same = rows_of(photos, ("train", "val", "train", "val"), ("0", "1", "0", "1"))
+    assert list(load_data(str(table(tmp_path, text + same)), photos).splits) == ["train", "val"]
+    other = rows_of(photos, ("train", "test", "train", "test"), ("0", "1", "0", "1"))
+    with pytest.raises(CoopError, match=r'disagree, "split" and "is_valid"'):
+        load_data(str(table(tmp_path, text + other)), photos)
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "option"),
+    [
+        ("path,label,class_name", ("cat", "cat", "dog", "dog"), "label, class_name.*--label-column"),
+        ("path,label,category", ("1", "2", "1", "2"), "label, category.*--label-column"),
+        ("path,label,image", ("red/1.png", "red/0.png", "blue/1.png", "blue/0.png"), "path, image.*--image-column"),
+    ],
+)
+def test_columns_that_fit_alike_are_a_question(photos, tmp_path, header, cells, option):
+    with pytest.raises(UsageError, match=f"has several columns that may hold .*{option}"):
+        load_data(str(table(tmp_path, f"{header}\n{rows_of(photos, cells)}")), photos)
+
+
+def test_of_two_image_columns_the_one_with_files(photos, tmp_path):
+    data = load_data(str(table(tmp_path, f"path,label,image\n{rows_of(photos, ('1', '2', '3', '4'))}")), photos)
+    assert dict(data.columns) == {"image": "path", "label": "label"}
+
+
+@pytest.mark.parametrize("title", ["{stem}", "{stem}.png", "picture {k} of many"])
+def test_titles_of_files_are_no_classes(photos, tmp_path, title):
+    images = [f"{colour}/{k}.png" for colour in ("red", "blue") for k in range(6)]
+    rows = [f"{image},{title.format(stem=image.split('/')[1][:-4], k=k)}" for k, image in enumerate(images)]
+    with pytest.raises(UsageError, match="known to hold labels; choose one with --label-column: path, name"):
+        load_data(str(table(tmp_path, "path,name\n" + "\n".join(rows))), photos)
+    with_label = [f"{row},{row.partition('/')[0]}" for row in rows]
+    data = load_data(str(table(tmp_path, "path,name,label\n" + "\n".join(with_label))), photos)
+    assert data.class_names == ("blue", "red")
+
+
+def test_an_image_with_two_labels_is_noted(photos, tmp_path, caplog):
+    load_data(str(table(tmp_path, "path,label\nred/0.png,a\nred/0.png,b\nred/0.png,b\nblue/0.png,b\n")), photos)
+    assert '1 image listed with several labels (first: "' in caplog.text and 'red/0.png" as "a", "b")' in caplog.text
+
+
+def test_metadata_with_unknown_columns_names_the_option(photos, tmp_path):
+    rows = "".join(f"{path.name},{path.parent.name}\n" for path in sorted(photos.rglob("*.png"))[:8])
+    (tmp_path / "flat").mkdir()
+    for row in rows.split():
+        write_picture(tmp_path / "flat" / row.partition(",")[0])
+    (tmp_path / "flat" / "metadata.csv").write_text(f"file_name,breed\n{rows}")
+    with pytest.raises(CoopError, match=r"no class folders.*metadata.csv.*choose it with --label-column: file_name, breed"):
+        load_data(str(tmp_path / "flat"))
+    assert load_data(str(tmp_path / "flat"), label_column="breed").class_names == ("blue", "green")
+    (photos / "metadata.csv").write_text("file_name,caption\nred/0.png,a thing\n")
+    assert "file_name, caption" in describe(load_data(str(photos)))
+
+
+# ------------------------------------------------------------------------------------------------ how tables are written
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\nred/0.png,a\nblue/0.png,b\n,\n",
+        "path,label\r\n red/0.png , a \r\n\tblue/0.png,b\r\n\r\n,\r\n",
+        "sep=;\npath;label\nred/0.png;a\nblue/0.png;b\n",
+        "sep=,\r\npath,label\r\nred/0.png,a\r\nblue/0.png,b\r\n",
+        "path,label,\nred/0.png,a,\nblue/0.png,b,\n",
+        "\ufeffpath,label\nred/0.png,a\nblue/0.png,b",
+    ],
+)
+def test_tables_as_spreadsheets_write_them(photos, tmp_path, text):
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    data = load_data(str(tmp_path / "t.csv"), photos)
+    assert [(item.name, item.label) for item in data.splits["all"]] == [("red/0.png", 0), ("blue/0.png", 1)]
+    assert data.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
+def test_only_newlines_end_a_line(photos, tmp_path, sign):
+    lines = [
+        json.dumps({"path": f"{name}/0.png", "label": f"{name}{sign}x", "n": 1}, ensure_ascii=False) for name in ("red", "blue")
+    ]
+    if sign > "\x1f":  # JSON allows no others inside a text
+        (tmp_path / "t.jsonl").write_text("\n".join(lines), "utf-8")
+        assert load_data(str(tmp_path / "t.jsonl"), photos).class_names == (f"blue{sign}x", f"red{sign}x")
+    (tmp_path / "t.csv").write_text(f"path,label\nred/0.png,a{sign}x\nblue/0.png,b\n", "utf-8")
+    assert load_data(str(tmp_path / "t.csv"), photos).class_names == (f"a{sign}x", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("path,label\rred/0.png,a\rblue/0.png,b\r", "carriage returns alone"),
+        ("path,label,label\nred/0.png,a,b\n", 'two columns are called "label"'),
+    ],
+)
+def test_tables_that_could_be_read_in_two_ways(tmp_path, text, reason):
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    with pytest.raises(CoopError, match=reason):
+        load_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1" * 5000, "Infinity", "-Infinity", "NaN", '"\\ud800"', "1e999"],
+)
+def test_odd_numbers_and_texts_in_json_are_one_line(photos, tmp_path, value):
+    (tmp_path / "t.jsonl").write_text(f'{{"path": "red/0.png", "label": {value}}}\n{{"path": "blue/0.png", "label": "b"}}')
+    split_file = tmp_path / "split.json"
+    split_file.write_text(f'{{"train": [["red/0.png", {value}, "a"], ["blue/0.png", 1, "b"]]}}')
+    with pytest.raises(CoopError, match=r'split.json" is not a split file'):
+        load_data(str(split_file), photos)
+    if value != "1e999":  # a number as others in a table
+        with pytest.raises(CoopError, match=r't.jsonl" cannot be read: ') as caught:
+            load_table(tmp_path / "t.jsonl")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("row", ['["a", 1.5, "x"]', '["a", true, "x"]', '[1, 0, "x"]', '["a", 0, null]', '["a", 0]', '"abc"'])
+def test_rows_of_a_split_file_are_not_guessed(tmp_path, row):
+    (tmp_path / "split.json").write_text(f'{{"train": [["b", 0, "y"], {row}]}}')
+    with pytest.raises(CoopError, match="is not a split file"):
+        load_split_file(tmp_path / "split.json")
