@@ -15,6 +15,7 @@ from . import (
     fit,
     import_prompt,
     interpret,
+    list_runs,
     predict,
     push,
     report,
@@ -53,6 +54,7 @@ app.command("predict")(predict.predict)
 app.command("zeroshot")(zeroshot.zeroshot)
 app.command("ensemble")(zeroshot.ensemble)
 app.command("interpret")(interpret.interpret)
+app.command("list")(list_runs.list_runs)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("push")(push.push)
