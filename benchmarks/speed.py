@@ -32,7 +32,7 @@ from coopcli.clip.templates import TEMPLATE_SETS
 from coopcli.clip.text_encoder import TextEncoder
 from coopcli.data.load import load_split_file
 from coopcli.learning.recipe import Recipe
-from coopcli.learning.training import TrainingState, train_context
+from coopcli.learning.training import TrainingState, TrainingTask, train_context
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracle
@@ -139,13 +139,8 @@ class Bench:
         def ours() -> None:
             train_context(
                 self.encoder,
-                prompts,
+                TrainingTask(prompts, lambda epoch: features, labels, 100.0, Recipe(epochs=steps), seed=1),
                 TrainingState(context),
-                lambda epoch: features,
-                labels,
-                100.0,
-                Recipe(epochs=steps),
-                seed=1,
             )
 
         def theirs() -> None:
@@ -168,9 +163,8 @@ class Bench:
         steps = 5
 
         def run(encoder: TextEncoder) -> None:
-            train_context(
-                encoder, prompts, TrainingState(context), lambda epoch: features, labels, 100.0, Recipe(epochs=steps), seed=1
-            )
+            task = TrainingTask(prompts, lambda epoch: features, labels, 100.0, Recipe(epochs=steps), seed=1)
+            train_context(encoder, task, TrainingState(context))
 
         mine, exact = alternate(lambda: run(rough), lambda: run(self.encoder), 7)
         least = floor(rough, rough.lay_out(prompts)[0].tree.n_nodes, len(names), matmul_rate(torch.bfloat16))
@@ -256,16 +250,8 @@ def peak(what: str, data: Path) -> None:
     else:
         features = F.normalize(torch.randn(IMAGES, 512), dim=-1)
         prompts = context_prompts(bench.tokenizer, ContextSettings(M), names)
-        train_context(
-            bench.encoder,
-            prompts,
-            TrainingState(context),
-            lambda epoch: features,
-            torch.arange(IMAGES),
-            100.0,
-            Recipe(epochs=2),
-            seed=1,
-        )
+        task = TrainingTask(prompts, lambda epoch: features, torch.arange(IMAGES), 100.0, Recipe(epochs=2), seed=1)
+        train_context(bench.encoder, task, TrainingState(context))
     after = peak_memory()
     print(f"| peak memory of a step, {what} | {after:.2f} GB | {after - before:.2f} GB of it the step | | |", flush=True)
 

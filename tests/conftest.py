@@ -107,7 +107,8 @@ def learned_prompt(clip, names=tuple(COLOURS), csc=False):
     """A prompt that learned nothing: its context is random."""
     settings = ContextSettings(n_ctx=4, csc=csc)
     context = random_context(settings, len(names), clip.text_encoder.width, seed=3)
-    return LearnedPrompt(context, settings, names, names, clip.name, None, clip.fingerprint, {})
+    about = dict(class_names=names, folders=names, model=clip.name, revision=None, fingerprint=clip.fingerprint, training={})
+    return LearnedPrompt(context, settings, **about)
 
 
 @pytest.fixture

@@ -122,17 +122,17 @@ def show_evaluation(title: str, evaluation: Evaluation) -> None:
     metrics, names = evaluation.metrics, evaluation.class_names
     out.print(f"[bold]{shown(title)}[/bold]")
     out.print(f"top-1 {percent(metrics.top1)} %   macro average {percent(metrics.macro)} %   images {metrics.n}")
-    counts = [sum(row) for row in metrics.confusion]
+    counts, worst = metrics.counts(), dict[int, tuple[int, int]]()
+    for true, taken, count in metrics.confusions(len(names) ** 2):
+        worst.setdefault(true, (taken, count))
     table = Table(box=None, pad_edge=False)
     for heading, justify in (("class", "left"), ("images", "right"), ("accuracy %", "right"), ("most often taken for", "left")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for k, name in enumerate(names):
-        wrong = [(count, names[j]) for j, count in enumerate(metrics.confusion[k]) if j != k and count]
-        worst = max(wrong, default=None)
-        taken_for = f"{worst[1]} ({worst[0]})" if worst else ""
+        taken_for = f"{names[worst[k][0]]} ({worst[k][1]})" if k in worst else ""
         table.add_row(shown(name), str(counts[k]), percent(metrics.per_class[k]), shown(taken_for))
     out.print(table)
-    if len(names) <= CONFUSION_CLASSES:
+    if metrics.confusion is not None and len(names) <= CONFUSION_CLASSES:
         out.print("\nconfusion: true class in rows, predicted class in columns")
         table = Table(box=None, pad_edge=False)
         table.add_column("")

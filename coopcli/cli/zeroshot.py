@@ -113,7 +113,7 @@ def _run(command: str, templates: list[str], context: typer.Context) -> None:
     from ..data.checks import count_traps, warn
     from ..data.fewshot import half
     from ..experiments.run_folder import provenance
-    from ..learned.scores import evaluate_logits
+    from ..learned.scores import by_class_features, evaluate_features
     from .setup import Source, open_backbone, open_cache, pick_items
 
     settings = typed(_Settings, context)
@@ -126,7 +126,7 @@ def _run(command: str, templates: list[str], context: typer.Context) -> None:
         bars = Bars(live)
         features = hand_written_features(backbone, templates, dataset.class_names, cache, bars.counter("templates"))
         readable, seen = readable_features(backbone, items, cache, settings.on_error, bars.counter("images"))
-    result = evaluate_logits(backbone.logit_scale * seen @ features.T, dataset.class_names, readable)
+    result = evaluate_features(by_class_features(backbone.logit_scale, features), seen, dataset.class_names, readable)
     if settings.predictions:
         write_predictions(settings.predictions, result)
     if settings.json:

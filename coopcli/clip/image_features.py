@@ -66,10 +66,41 @@ def readable_features(
     A warning counts the others. Raises CoopError when no image is left or, with on_error "fail", for the first that
     cannot be read.
     """
+    kept, features = readable_views(backbone, items, [None], cache, on_error, on_progress)
+    return kept, features[:, 0]
+
+
+def view_features(
+    backbone: Backbone,
+    items: Sequence[ImageItem],
+    views: Sequence[int],
+    cache: FeatureCache,
+    on_progress: OnProgress | None = None,
+) -> Tensor:
+    """Compute features of the augmented views with these numbers: L2-normalised float32 [n, views, p].
+
+    A view is a random resized crop with a random flip, determined by the image's content and the view's number.
+    Raises CoopError, naming the file, for the first image that cannot be read.
+    """
+    return readable_views(backbone, items, views, cache, "fail", on_progress)[1]
+
+
+def readable_views(
+    backbone: Backbone,
+    items: Sequence[ImageItem],
+    views: Views,
+    cache: FeatureCache,
+    on_error: OnError = "skip",
+    on_progress: OnProgress | None = None,
+) -> tuple[tuple[ImageItem, ...], Tensor]:
+    """Compute features [n, views, p] of the images that can be read; returns those images as well.
+
+    The view None is the centre crop. Warnings and errors are those of `readable_features`.
+    """
     kept: list[ImageItem] = []
     skipped: list[CoopError] = []
-    result = torch.empty(len(items), backbone.feature_width)
-    with closing(stream_features(backbone, items, cache)) as stream:
+    result = torch.empty(len(items), len(views), backbone.feature_width)
+    with closing(_stream(backbone, items, cache, views)) as stream:
         for done, (item, features) in enumerate(stream, 1):
             if isinstance(features, Tensor):
                 result[len(kept)] = features
@@ -85,29 +116,6 @@ def readable_features(
     if skipped:
         logger.warning("skipped %d of %d images that cannot be read; the first: %s", len(skipped), len(items), skipped[0])
     return tuple(kept), result[: len(kept)]
-
-
-def view_features(
-    backbone: Backbone,
-    items: Sequence[ImageItem],
-    views: Sequence[int],
-    cache: FeatureCache,
-    on_progress: OnProgress | None = None,
-) -> Tensor:
-    """Compute features of the augmented views with these numbers: L2-normalised float32 [n, views, p].
-
-    A view is a random resized crop with a random flip, determined by the image's content and the view's number.
-    Raises CoopError, naming the file, for the first image that cannot be read.
-    """
-    result = torch.empty(len(items), len(views), backbone.feature_width)
-    with closing(_stream(backbone, items, cache, views)) as stream:
-        for row, (_, features) in enumerate(stream):
-            if isinstance(features, CoopError):
-                raise features
-            result[row] = features
-            if on_progress:
-                on_progress(row + 1, len(items))
-    return result
 
 
 def stream_features(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache) -> Generator[Outcome]:

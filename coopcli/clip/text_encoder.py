@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
     from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+Recompute = Literal["nothing", "chunks", "layers"]  # what runs again in backward, to save memory
+CHUNK_NODES = 4096  # of a chunk; ImageNet's 1000 classes around one context have 3,804
 BLOCK = 32  # rows per attention block: enough for the matrix units, few enough to waste little on masked pairs
 
 
@@ -151,6 +153,12 @@ def _layer(stock: CLIPEncoderLayer, quick_gelu: bool) -> _Layer:
     )
 
 
+def _again(function: Callable[..., Tensor], *given: object) -> Tensor:
+    """Call a function now, and again in backward: nothing inside it is kept until then."""
+    features: Tensor = checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
+    return features
+
+
 class TextEncoder:
     """The text tower of a stock CLIPModel, run on a TokenTree."""
 
@@ -192,7 +200,7 @@ class TextEncoder:
         context_rows = (tree.rows < 0).nonzero()[:, 0]
         return Layout(tree, x, first.qkv(first.norm1(x)), context_rows, -1 - tree.rows[context_rows])
 
-    def __call__(self, layout: Layout, context: Tensor | None = None) -> Tensor:
+    def __call__(self, layout: Layout, context: Tensor | None = None, recompute_layers: bool = False) -> Tensor:
         """Encode the K prompts of a layout: L2-normalised float32 [K, p].
 
         `context` is float32 [M, d] or [K, M, d]; gradients flow to it, whatever the tower's dtype.
@@ -203,14 +211,20 @@ class TextEncoder:
             learned = learned + F.embedding(tree.depth[layout.context_rows], self.position_embedding)
             x = x.index_copy(0, layout.context_rows, learned)
             qkv = qkv.index_copy(0, layout.context_rows, first.qkv(first.norm1(learned)))
-        for number, layer in enumerate(self.layers):
-            mixed = self._attend(tree, layer.qkv(layer.norm1(x)) if number else qkv)
-            if layer is self.layers[-1]:  # from here on only the EOS rows are needed
-                x, mixed = x.index_select(0, tree.leaves), mixed.index_select(0, tree.leaves)
-            x = x + layer.out(mixed)
-            x = x + layer.fc2(layer.activation(layer.fc1(layer.norm2(x))))
+        for number in range(len(self.layers)):
+            given = (tree, number, x, None if number else qkv)
+            x = _again(self._run_layer, *given) if recompute_layers else self._run_layer(*given)
         features = F.normalize(F.linear(self.final_layer_norm(x), self.projection.weight.float()), dim=-1)
         return features.index_select(0, tree.leaf_of)
+
+    def _run_layer(self, tree: TokenTree, number: int, x: Tensor, qkv: Tensor | None) -> Tensor:
+        """Run one layer on the rows x [N', d], with its queries, keys and values where they are known already."""
+        layer = self.layers[number]
+        mixed = self._attend(tree, layer.qkv(layer.norm1(x)) if qkv is None else qkv)
+        if layer is self.layers[-1]:  # from here on only the EOS rows are needed
+            x, mixed = x.index_select(0, tree.leaves), mixed.index_select(0, tree.leaves)
+        x = x + layer.out(mixed)
+        return x + layer.fc2(layer.activation(layer.fc1(layer.norm2(x))))
 
     def _attend(self, tree: TokenTree, qkv: Tensor) -> Tensor:
         """Attend from each row to its ancestors and itself: [N', 3d] -> float32 [N', d]."""
@@ -226,25 +240,37 @@ class TextEncoder:
         mixed = F.scaled_dot_product_attention(by_head(query), by_head(key), by_head(value), attn_mask=tree.visible)
         return mixed.transpose(1, 2).reshape(blocks * size, d)
 
-    def fitting_chunk(self, prompts: Sequence[PromptTokens]) -> int:
-        """Choose how many classes to encode at a time so that training takes at most half of the free memory; 0: all."""
-        device = self.token_embedding.device
+    def fixed_chunk(self, prompts: Sequence[PromptTokens]) -> int:
+        """Choose how many classes to encode at a time (0: all), by the number of tree nodes alone.
+
+        The chunks set the order in which gradients are summed, and with it their last bits. So they must not depend on the
+        memory that happens to be free.
+        """
+        n_chunks = math.ceil(TokenTree(prompts).n_nodes / CHUNK_NODES)
+        return math.ceil(len(prompts) / n_chunks) if n_chunks > 1 else 0
+
+    def fitting_recomputation(self, layouts: Sequence[Layout]) -> Recompute:
+        """Choose what to run again in backward so that training takes at most half of the free memory."""
         # Kept for backward, for each row and layer: residual stream (2 d), q, k, v and those of the path (7 d), attention
         # (2 d), hidden state of the MLP (4 d).
-        needed = TokenTree(prompts).n_nodes * len(self.layers) * 15 * self.width * 4
-        available = free_memory(device) // 2
-        return 0 if needed <= available else max(1, len(prompts) * available // needed)
+        needed = [layout.tree.n_nodes * len(self.layers) * 15 * self.width * 4 for layout in layouts]
+        available = free_memory(self.token_embedding.device) // 2
+        return "nothing" if sum(needed) <= available else "chunks" if max(needed) <= available else "layers"
 
-    def encode_layouts(self, layouts: Sequence[Layout], context: Tensor | None = None) -> Tensor:
+    def encode_layouts(
+        self, layouts: Sequence[Layout], context: Tensor | None = None, recompute: Recompute = "nothing"
+    ) -> Tensor:
         """Encode the prompts of all layouts: L2-normalised float32 [K, p].
 
-        Several layouts run again in backward, one at a time: the same features and gradients in the memory of one.
+        In backward, `recompute` runs each layout again ("chunks"), and within it each layer ("layers"), to keep less in
+        memory: the features and gradients are the same to the bit.
         """
-        if len(layouts) == 1:
-            return self(layouts[0], context)
-        return torch.cat(
-            [checkpoint(self, layout, context, use_reentrant=False, preserve_rng_state=False) for layout in layouts]
-        )
+        layers = recompute == "layers"
+        if recompute == "nothing" or len(layouts) == 1:
+            features = [self(layout, context, layers) for layout in layouts]
+        else:
+            features = [_again(self, layout, context, layers) for layout in layouts]
+        return features[0] if len(features) == 1 else torch.cat(features)
 
     def encode(self, prompts: Sequence[PromptTokens], context: Tensor | None = None, chunk: int = 0) -> Tensor:
         """Encode K prompts: L2-normalised float32 [K, p]; see `lay_out` and `encode_layouts`."""

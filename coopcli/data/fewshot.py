@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,23 @@ class FewShot:
     def sha256(self) -> str:
         """The hash of the train list, one name a line: equal for two runs on the same images."""
         return hashlib.sha256("\n".join(item.name for item in self.train).encode()).hexdigest()
+
+
+def short_classes(data: FewShot) -> list[int]:
+    """The labels of the classes with fewer train images than shots (of all images: with none)."""
+    counts = Counter(item.label for item in data.train)
+    return [label for label in range(len(data.class_names)) if counts[label] < (1 if data.shots is None else data.shots)]
+
+
+def few_images(data: FewShot) -> list[str]:
+    """Warn when classes have fewer train images than shots, in one line or none."""
+    short = short_classes(data)
+    if not short:
+        return []
+    count = sum(item.label == short[0] for item in data.train)
+    fewer = "no train image" if data.shots is None else f"fewer than {data.shots} train images"
+    first = f'(first: "{data.class_names[short[0]]}" with {count})'
+    return [f"{len(short)} of {len(data.class_names)} classes have {fewer} {first}; all of theirs are used"]
 
 
 def in_words(shots: int | None) -> str:

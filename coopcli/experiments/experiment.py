@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -20,15 +19,15 @@ from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
 from ..clip.image_features import image_features, view_features
 from ..clip.prompts import ContextSettings, tokenize
-from ..data.fewshot import FewShot, draw_few_shot, half, label_range, with_labels
+from ..data.fewshot import FewShot, draw_few_shot, few_images, half, label_range, short_classes, with_labels
 from ..data.load import DataSet, ImageItem
 from ..errors import CoopError
 from ..files import HEAD_FILE, PROMPT_FILE, checkpoint_of
-from ..learned.classifier import learned_logits
+from ..learned.classifier import as_head
 from ..learned.head import Head
 from ..learned.prompt import LearnedPrompt, load_learned
-from ..learned.scores import Metrics, evaluate_logits
-from ..learning.fit import learn_prompt
+from ..learned.scores import Classify, Metrics, by_class_features, evaluate_features
+from ..learning.fit import LearningSettings, learn_prompt
 from ..learning.methods import COOP, METHODS
 from ..learning.methods.task import FewShotTask
 from ..learning.recipe import Recipe, fast_recipe, paper_recipe
@@ -37,7 +36,7 @@ from .common_test import common_test
 from .contents import content_keys, made_of, write_few_shot
 from .grid import Cell, OnStep, Plan, Result, Variant
 
-Classify = Callable[[Tensor, Sequence[str]], Tensor]  # image features [n, p] and K class names -> logits [n, K]
+ClassifierOf = Callable[[Sequence[str]], Classify]  # of some class names
 
 Origin = tuple[str | None, str | None]  # digests of what was learned from, and of what is tested on
 
@@ -110,13 +109,16 @@ class Laboratory:
         if METHODS[cell.method].hand_written:
             templates = [self.plan.template] if cell.method == "zeroshot" else list(self.plan.templates)
 
-            def by_hand(images: Tensor, names: Sequence[str]) -> Tensor:
-                return backbone.logit_scale * images @ hand_written_features(backbone, templates, names, self.cache).T
+            def by_hand(names: Sequence[str]) -> Classify:
+                features = hand_written_features(backbone, templates, names, self.cache)
+                return by_class_features(backbone.logit_scale, features)
 
             return self._scored(result, by_hand, self.test_features(cell.model), transfers=True)
 
         data = draw_few_shot(self.dataset, cell.shots, cell.seed, self.plan.classes)
-        note = few_images(data)
+        note = "; ".join(few_images(data))
+        if 2 * len(short_classes(data)) > len(data.class_names):
+            raise CoopError(f"{note}; left out, because most classes are short")
         drawn = frozenset(item.name for item in data.train)
         if cell.shots in self.left_out:
             raise CoopError(self.left_out[cell.shots])
@@ -135,7 +137,7 @@ class Laboratory:
             # A tuned image tower encodes the test images anew; its features would only fill the cache.
             tuned = learned.tuned if isinstance(learned, Head) else None
             seen = image_features(tuned or self._load(learned.model), self.test, FeatureCache(None))
-        return self._scored(result, lambda *given: learned_logits(backbone, learned, *given), seen, transfers, drawn)
+        return self._scored(result, lambda names: as_head(backbone, learned, names).logits, seen, transfers, drawn)
 
     def _saved(self, folder: Path) -> LearnedPrompt | Head | None:
         """What was learned before; None where its file is gone or damaged."""
@@ -161,7 +163,8 @@ class Laboratory:
         settings = ContextSettings(variant.n_ctx or len(words) or 16, variant.position, variant.csc)
         recipe = fast_recipe() if variant.recipe == "fast" else paper_recipe(data.shots, len(data.class_names))
         recipe = replace(recipe, views=self.plan.views)
-        return learn_prompt(backbone, data, recipe, settings, variant.init, self.cache, checkpoint=checkpoint).prompt
+        how = LearningSettings(recipe, settings, variant.init)
+        return learn_prompt(backbone, data, how, self.cache, checkpoint=checkpoint).prompt
 
     def _task(self, backbone: Backbone, data: FewShot) -> FewShotTask:
         """The task that every method but `coop` starts from."""
@@ -180,7 +183,7 @@ class Laboratory:
         )
 
     def _scored(
-        self, result: Result, classify: Classify, images: Tensor, transfers: bool, drawn: frozenset[str] = frozenset()
+        self, result: Result, classify: ClassifierOf, images: Tensor, transfers: bool, drawn: frozenset[str] = frozenset()
     ) -> Result:
         """Add the accuracies: on the plan's classes, and on the new ones where the base classes are learned.
 
@@ -193,24 +196,10 @@ class Laboratory:
             result = replace(result, new=new, harmonic=2 * own.top1 * new / ((own.top1 + new) or 1))
         return replace(result, peak_memory=peak_memory(self.backbone(result.cell.model).device))
 
-    def _metrics(self, images: Tensor, classify: Classify, classes: Classes, drawn: frozenset[str]) -> Metrics:
+    def _metrics(self, images: Tensor, classify: ClassifierOf, classes: Classes, drawn: frozenset[str]) -> Metrics:
         labels, names = label_range(len(self.dataset.class_names), classes), half(self.dataset, classes).class_names
         rows = [row for row, item in enumerate(self.test) if item.label in labels and item.name not in drawn]
         if not rows:
             raise CoopError("no image is left to test on: every one is used for training")
         items = with_labels([self.test[row] for row in rows], labels)
-        return evaluate_logits(classify(images[rows], names), names, items).metrics
-
-
-def few_images(data: FewShot) -> str:
-    """Say how many classes have fewer images than were asked for. Raises CoopError where most have."""
-    if data.shots is None:
-        return ""
-    counts = Counter(item.label for item in data.train)
-    few = [name for label, name in enumerate(data.class_names) if counts[label] < data.shots]
-    if not few:
-        return ""
-    note = f'{len(few)} of {len(data.class_names)} classes have fewer than {data.shots} train images (first: "{few[0]}")'
-    if 2 * len(few) > len(data.class_names):
-        raise CoopError(f"{note}: left out")
-    return note
+        return evaluate_features(classify(names), images[rows], names, items).metrics

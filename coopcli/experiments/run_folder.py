@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,18 +205,21 @@ def _evaluation(entry: dict[str, Any] | None) -> Evaluation | None:
     if entry is None:
         return None
     names = tuple(map(str, entry["class_names"]))
-    confusion = [[int(count) for count in row] for row in entry["confusion"]]
     shares = [entry["per_class"][name] for name in distinct(names)]
     per_class = [None if share is None else checked_share(share) for share in shares]
-    if [len(row) for row in confusion] != [len(names)] * len(names):
-        raise ValueError("the confusion is not square")
-    return Evaluation(
-        names,
-        (),
-        [],
-        [],
-        Metrics(int(entry["n"]), checked_share(entry["top1"]), checked_share(entry["macro"]), per_class, confusion),
-    )
+    metrics = Metrics(int(entry["n"]), checked_share(entry["top1"]), checked_share(entry["macro"]), per_class, None)
+    if "confusion" in entry:
+        confusion = [[int(count) for count in row] for row in entry["confusion"]]
+        if [len(row) for row in confusion] != [len(names)] * len(names):
+            raise ValueError("the confusion is not square")
+        metrics = replace(metrics, confusion=confusion)
+    else:  # of so many classes that no matrix is kept
+        places = {name: k for k, name in enumerate(distinct(names))}
+        images = [int(entry["images"][name]) for name in places]
+        hits = [int(entry["hits"][name]) for name in places]
+        largest = [(places[row["true"]], places[row["predicted"]], int(row["images"])) for row in entry["largest_confusions"]]
+        metrics = replace(metrics, images=images, hits=hits, largest=largest)
+    return Evaluation(names, (), [], [], metrics)
 
 
 def _epoch(line: str) -> EpochLog:

@@ -16,10 +16,10 @@ from ..clip.image_features import image_features
 from ..data.fewshot import test_items
 from ..data.load import DataSet, ImageItem
 from ..errors import CoopError
-from ..learned.classifier import check_backbone, classes_of, learned_logits
+from ..learned.classifier import as_head, check_backbone, classes_of
 from ..learned.head import Head
 from ..learned.prompt import LearnedPrompt
-from ..learned.scores import evaluate_logits
+from ..learned.scores import Classify, by_class_features, evaluate_features
 from ..names import distinct, short_name
 from . import plots
 from .contents import trained_on
@@ -96,7 +96,7 @@ def transfer(
                 row = Transfer(source + by_hand, None, title, fingerprint=fingerprint)
                 names = target.dataset.class_names
                 features = hand_written_features(backbone, wording, names, cache)
-                rows.append(_tested(row, names, backbone.logit_scale * images @ features.T, items))
+                rows.append(_tested(row, names, by_class_features(backbone.logit_scale, features), images, items))
             for source, path, classifier in own:
                 sha256 = classifier.training.get("few_shot_sha256")
                 row = Transfer(
@@ -104,9 +104,9 @@ def transfer(
                 )
                 names = target.dataset.class_names if target.renamed else classes_of(classifier, target.dataset)
                 try:
-                    logits = learned_logits(backbone, classifier, images, names)
+                    classify = as_head(backbone, classifier, names).logits
                     seen = trained_on(classifier, path, target.dataset).among(items)
-                    row = _tested(row, names, logits, items, seen)
+                    row = _tested(row, names, classify, images, items, seen)
                 except CoopError as error:
                     row = replace(row, note=str(error))
                 rows.append(row)
@@ -114,13 +114,18 @@ def transfer(
 
 
 def _tested(
-    row: Transfer, names: Sequence[str], logits: Tensor, items: Sequence[ImageItem], seen: Collection[int] = ()
+    row: Transfer,
+    names: Sequence[str],
+    classify: Classify,
+    images: Tensor,
+    items: Sequence[ImageItem],
+    seen: Collection[int] = (),
 ) -> Transfer:
-    """The row with the accuracies of these logits [n, K], without the images at the places `seen`, which were trained on."""
+    """The row with the accuracies on images [n, p], without those at the places `seen`, which were trained on."""
     rest = [place for place in range(len(items)) if place not in seen]
     if not rest:
         return replace(row, trained_on=len(seen), note="every image was trained on")
-    metrics = evaluate_logits(logits[rest], names, [items[place] for place in rest]).metrics
+    metrics = evaluate_features(classify, images[rest], names, [items[place] for place in rest]).metrics
     note = f"{len(seen)} of {len(items)} images were trained on and do not count" if seen else ""
     return replace(row, top1=metrics.top1, macro=metrics.macro, images=metrics.n, trained_on=len(seen), note=note)
 

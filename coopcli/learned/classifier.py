@@ -27,7 +27,7 @@ from ..hub import prompt_path
 from ..names import name_key, places
 from .head import Head
 from .prompt import LearnedPrompt, load_learned
-from .scores import Evaluation, evaluate_logits
+from .scores import Evaluation, evaluate_features
 
 MEMORY = 2**24  # bytes that features in memory may take: those of 8,000 images
 
@@ -170,7 +170,7 @@ def evaluate_learned(
     warn([*prompt_traps(learned.class_names, names), *count_traps(names, items)])
     head = as_head(backbone, learned, names, cache)
     readable, images = readable_features(backbone, items, cache, on_error, on_images)
-    return evaluate_logits(head.logits(images), names, readable)
+    return evaluate_features(head.logits, images, names, readable)
 
 
 def _several(images: Picture | Iterable[Picture]) -> Iterable[Picture]:

@@ -1,4 +1,4 @@
-"""A learned classifier over image features: what the methods beside prompt learning give, and its file."""
+"""A learned classifier over image features, which every method but prompt learning gives, and its file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CoopError
-from ..files import TUNED_FOLDER
+from ..files import TUNED_FOLDER, write_atomically
 from ..names import places
-from .safefile import ORIGIN_CHECKS, Checks, Contents, Layout, is_text, write
+from .origin import ORIGIN_CHECKS, Origin, origin_of
+from .safefile import Checks, Contents, TensorSpecs, content_of, is_text
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
@@ -26,23 +27,17 @@ MAX_KEYS, MAX_SCALE = 2**24, 1e6  # of a cache: its keys, its alpha and beta
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(Origin):
     """A classifier over L2-normalised image features x [n, p] of one backbone: x @ weights.T + bias + cache(x).
 
     `weights` are float32 [K, p] with every scale multiplied in, `bias` [K] or None. The cache of Tip-Adapter adds
     alpha * exp(-beta * (1 - x @ keys.T)) @ onehot(values), with `keys` float32 [m, p] and `values` int64 [m] in 0..K-1,
     both None where there is none. `tuned` is the backbone that was trained with the head, on its way to the disk: a file
-    names it by the folder `model` beside it. The other fields are those of LearnedPrompt.
+    names it by the folder `model` beside it.
     """
 
     method: str
     weights: Tensor
-    class_names: tuple[str, ...]
-    folders: tuple[str, ...]
-    model: str
-    revision: str | None
-    fingerprint: str
-    training: dict[str, Any]
     bias: Tensor | None = None
     keys: Tensor | None = None
     values: Tensor | None = None
@@ -60,16 +55,16 @@ class Head:
         return logits + self.alpha * cache_logits(images, self.keys, self.values, self.beta, len(self.weights))
 
     def among(self, class_names: Sequence[str]) -> Head:
-        """The head that chooses among these of its classes, in this order. Raises CoopError for any other class."""
-        found = places(self.class_names, class_names)
-        strangers = [name for name, row in zip(class_names, found, strict=True) if row is None]
+        """Get the head for some of its classes, in this order. Raises CoopError for any other class."""
+        own = places(self.class_names, class_names)
+        strangers = [name for name, row in zip(class_names, own, strict=True) if row is None]
         if strangers:
             raise CoopError(
                 f'this {self.method} head knows its own {len(self.class_names)} classes and not "{strangers[0]}"'
                 + (f" or {len(strangers) - 1} more" if len(strangers) > 1 else "")
                 + "; a prompt that `coop fit` learned works with any class list"
             )
-        rows = [row for row in found if row is not None]
+        rows = [row for row in own if row is not None]
         chosen = replace(
             self,
             weights=self.weights[rows],
@@ -87,9 +82,11 @@ class Head:
         return replace(chosen, keys=self.keys[kept], values=new_row[self.values[kept]]) if kept.any() else chosen
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file in one step, and before it the tuned backbone, where there is one."""
-        if self.tuned:
-            _save_model(Path(path).parent / TUNED_FOLDER, self.tuned)
+        """Write the file in one step, and before it the tuned backbone, if any.
+
+        Raises CoopError, before anything is written, for a head that could not be read again.
+        """
+        self.check_lengths()
         tensors = {"values": self.values, "bias": self.bias, "keys": self.keys, "weights": self.weights}
         entry = {
             "method": self.method,
@@ -105,7 +102,11 @@ class Head:
             "folders": self.folders,
             "training": self.training,
         }
-        write(Path(path), entry, {name: tensor for name, tensor in tensors.items() if tensor is not None})
+        given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        content = content_of(Path(path), entry, given, _head_of)
+        if self.tuned:
+            _save_model(Path(path).parent / TUNED_FOLDER, self.tuned)
+        write_atomically(Path(path), content)
 
 
 def cache_logits(images: Tensor, keys: Tensor, values: Tensor, beta: float, n_classes: int) -> Tensor:
@@ -118,39 +119,36 @@ def cache_logits(images: Tensor, keys: Tensor, values: Tensor, beta: float, n_cl
 
 
 def head_of(contents: Contents) -> Head:
-    """The head that a file holds. Raises CoopError for a file that contradicts itself."""
+    """Read the head that a file holds. Raises CoopError for a file that contradicts itself."""
+    head = _head_of(contents)
+    if not contents.entry["own_model"]:
+        return head
+    folder = contents.path.parent / TUNED_FOLDER
+    if not folder.is_dir():  # or the hub would be asked for a model of this name
+        raise CoopError(f'"{contents.path}" belongs to a fine-tuned model, but there is no folder "{folder}"')
+    return replace(head, model=str(folder), revision=None)
+
+
+def _head_of(contents: Contents) -> Head:
     contents.check(_CHECKS)
-    entry, path = contents.entry, contents.path
-    n_classes, n_keys = len(entry["class_names"]), entry["keys"]
-    if n_classes != len(entry["folders"]):
-        raise CoopError(f'"{path}" names {n_classes} classes and {len(entry["folders"])} folders of them')
+    entry, path, origin = contents.entry, contents.path, origin_of(contents)
+    n_classes, n_keys = len(origin.class_names), entry["keys"]
     # The width is what the numbers leave.
     width = (len(contents.numbers) - 8 * n_keys - 4 * n_classes * entry["bias"]) // (4 * (n_classes + n_keys))
-    layout: Layout = {
+    specs: TensorSpecs = {
         **({"values": ("I64", [n_keys])} if n_keys else {}),
         **({"bias": ("F32", [n_classes])} if entry["bias"] else {}),
         **({"keys": ("F32", [n_keys, width])} if n_keys else {}),
         "weights": ("F32", [n_classes, width]),
     }
-    tensors = contents.tensors(layout)
+    tensors = contents.tensors(specs)
     values = tensors.get("values")
     if values is not None and not 0 <= int(values.min()) <= int(values.max()) < n_classes:
         raise CoopError(f'"{path}" has keys of a class that it does not name')
-    model, revision = entry["model"], entry["revision"]
-    if entry["own_model"]:
-        folder = path.parent / TUNED_FOLDER
-        if not folder.is_dir():  # or the hub would be asked for a model of this name
-            raise CoopError(f'"{path}" belongs to a fine-tuned model, and there is no folder "{folder}"')
-        model, revision = str(folder), None
     return Head(
+        **vars(origin),
         method=entry["method"],
         weights=tensors["weights"],
-        class_names=tuple(entry["class_names"]),
-        folders=tuple(entry["folders"]),
-        model=model,
-        revision=revision,
-        fingerprint=entry["fingerprint"],
-        training=entry["training"],
         bias=tensors.get("bias"),
         keys=tensors.get("keys"),
         values=values,

@@ -6,38 +6,31 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from torch import Tensor
 
 from ..choices import Position
 from ..clip.prompts import ContextSettings
-from ..errors import CoopError, UsageError
+from ..errors import UsageError
+from ..files import PROMPT_FILE, write_atomically
 from .head import Head, head_of
-from .safefile import ORIGIN_CHECKS, Checks, Contents, read, write
+from .origin import ORIGIN_CHECKS, Origin, origin_of
+from .safefile import Checks, Contents, content_of, read
 
 MAX_ROWS = 512  # of a context; OpenAI's models read 77 tokens, Long-CLIP 248
 
 
 @dataclass(frozen=True)
-class LearnedPrompt:
-    """A learned context, float32 [M, d] or class-specific [K, M, d], with what it was learned for and on.
-
-    `fingerprint` is the backbone's; `folders` are the data's own names of the classes; `training` describes recipe,
-    data and versions for the reader.
-    """
+class LearnedPrompt(Origin):
+    """A learned context, float32 [M, d] or class-specific [K, M, d], with what it was learned for and on."""
 
     context: Tensor
     settings: ContextSettings
-    class_names: tuple[str, ...]
-    folders: tuple[str, ...]
-    model: str
-    revision: str | None
-    fingerprint: str
-    training: dict[str, Any]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file in one step: it is there whole, or as it was before."""
+    def content(self, path: str | os.PathLike[str] = PROMPT_FILE) -> bytes:
+        """Make the bytes of the file. Raises CoopError for a prompt that could not be read again."""
+        self.check_lengths()
         entry = {
             "model": self.model,
             "revision": self.revision,
@@ -47,7 +40,11 @@ class LearnedPrompt:
             "folders": self.folders,
             "training": self.training,
         }
-        write(Path(path), entry, {"context": self.context})
+        return content_of(Path(path), entry, {"context": self.context}, _prompt_of)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file in one step: it is there whole, or as it was before. Raises CoopError as `content` does."""
+        write_atomically(Path(path), self.content(path))
 
 
 def load_learned(path: Path) -> LearnedPrompt | Head:
@@ -69,21 +66,11 @@ def load_prompt(path: Path) -> LearnedPrompt:
 
 def _prompt_of(contents: Contents) -> LearnedPrompt:
     contents.check(_CHECKS)
-    entry = contents.entry
-    names, folders, settings = entry["class_names"], entry["folders"], ContextSettings(**entry["context"])
-    if len(names) != len(folders):
-        raise CoopError(f'"{contents.path}" names {len(names)} classes and {len(folders)} folders of them')
-    width = len(contents.numbers) // (4 * math.prod(settings.shape(len(names), 1)))  # what the numbers leave
-    return LearnedPrompt(
-        context=contents.tensors({"context": ("F32", list(settings.shape(len(names), width)))})["context"],
-        settings=settings,
-        class_names=tuple(names),
-        folders=tuple(folders),
-        model=entry["model"],
-        revision=entry["revision"],
-        fingerprint=entry["fingerprint"],
-        training=entry["training"],
-    )
+    origin, settings = origin_of(contents), ContextSettings(**contents.entry["context"])
+    n_classes = len(origin.class_names)
+    width = len(contents.numbers) // (4 * math.prod(settings.shape(n_classes, 1)))  # what the numbers leave
+    tensors = contents.tensors({"context": ("F32", list(settings.shape(n_classes, width)))})
+    return LearnedPrompt(**vars(origin), context=tensors["context"], settings=settings)
 
 
 def _is_context(entry: object) -> bool:

@@ -1,57 +1,84 @@
-"""Training half-way, on disk: what the next epoch needs, written after every epoch."""
+"""The checkpoint of a training run, written after every epoch: what the next epoch starts from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from ..errors import CoopError
 from ..files import write_atomically
-from ..learned.safefile import ENTRY
+from ..learned.safefile import ENTRY, MAX_FILE, parse
 from .training import EpochLog, TrainingState
 
 logger = logging.getLogger(__name__)
 
+OPTIMIZER = "optimizer."  # begins the names of the optimizer's tensors
+
 
 def save_checkpoint(path: Path, state: TrainingState, task: str) -> None:
-    """Write where training stands; `task` names what is being trained, in full. Raises CoopError when it cannot be written."""
-    tensors = {"context": state.context, **{f"optimizer.{name}": value for name, value in state.optimizer.items()}}
-    header = {
-        "task": task,
-        "sha256": _digest(tensors),
-        "class_chunk": state.class_chunk,
-        "log": [asdict(epoch) for epoch in state.log],
-    }
+    """Write the state of training; `task` identifies in full what is trained. Raises CoopError when it cannot be written."""
+    tensors = {"context": state.context, **{f"{OPTIMIZER}{name}": value for name, value in state.optimizer.items()}}
+    header = {"task": task, "sha256": _digest(tensors), "log": [asdict(epoch) for epoch in state.log]}
     write_atomically(path, save(tensors, metadata={ENTRY: json.dumps(header)}))
 
 
-def load_checkpoint(path: Path, task: str) -> TrainingState | None:
-    """Where training of this task stood; None when there is no checkpoint, or only one that is damaged or of another task."""
+def load_checkpoint(path: Path, task: str, start: TrainingState, epochs: int) -> TrainingState | None:
+    """Read the state that training of this task reached, from `start` and in at most so many epochs.
+
+    None without a checkpoint, and, with a warning, for one that is damaged or belongs to another task. Nothing in the file
+    is believed before it is checked.
+    """
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[ENTRY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with path.open("rb") as file:
+            contents = parse(file, path, 3 * MAX_FILE)  # the context and two moments of it
+        header = contents.entry
+        if header["task"] != task:
+            logger.warning('"%s" belongs to other images, settings or another coop; training starts from the beginning', path)
+            return None
+        in_order = sorted(contents.table.items(), key=lambda item: item[1]["data_offsets"])
+        tensors = contents.tensors({name: ("F32", table["shape"]) for name, table in in_order})
         if header["sha256"] != _digest(tensors):
-            raise ValueError("its numbers are not those that were written")
-        context = tensors.pop("context")
-        log = tuple(EpochLog(**epoch) for epoch in header["log"])
-        optimizer = {name.removeprefix("optimizer."): value for name, value in tensors.items()}
-        state = TrainingState(context, optimizer, log, header["class_chunk"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        logger.warning('"%s" is damaged; training starts anew', path)
+            raise ValueError("the numbers are not those that were written")
+        context = _like(tensors.pop("context"), start.context)
+        optimizer = {name.removeprefix(OPTIMIZER): _optimizer_tensor(value, context) for name, value in tensors.items()}
+        return TrainingState(context, optimizer, _log(header["log"], epochs))
+    except (OSError, CoopError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError):
+        logger.warning('"%s" is damaged; training starts from the beginning', path)
         return None
-    if header["task"] != task:
-        logger.warning('"%s" is of other images or another version of coop; training starts anew', path)
-        return None
-    return state
+
+
+def _like(value: Tensor, other: Tensor) -> Tensor:
+    if value.shape != other.shape or value.dtype != torch.float32 or not value.isfinite().all():
+        raise ValueError("not such a tensor of finite numbers")
+    return value
+
+
+def _optimizer_tensor(value: Tensor, context: Tensor) -> Tensor:
+    """A moment of the context, or a count of steps. Raises ValueError for anything else."""
+    return _like(value, context if value.ndim else torch.zeros(()))
+
+
+def _log(entries: Sequence[dict[str, float]], epochs: int) -> tuple[EpochLog, ...]:
+    """The log of epochs 0, 1, 2, ... Raises ValueError or TypeError for anything else."""
+    log = tuple(EpochLog(**entry) for entry in entries)  # type: ignore[arg-type]
+    for number, epoch in enumerate(log):
+        numbers = (epoch.lr, epoch.loss, epoch.accuracy)
+        if (epoch.epoch, epoch.epochs) != (number, epochs) or not all(type(n) is float and math.isfinite(n) for n in numbers):
+            raise ValueError("not the log of these epochs")
+    if not 1 <= len(log) <= epochs:
+        raise ValueError("not so many epochs")
+    return log
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

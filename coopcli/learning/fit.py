@@ -1,12 +1,11 @@
-"""Fitting a prompt from start to end: few-shot lists -> features -> context -> accuracy."""
+"""Fit a prompt from start to end: few-shot lists -> features -> context -> accuracy."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,44 +16,60 @@ from ..choices import Classes, OnError
 from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
-from ..clip.image_features import readable_features, view_features
-from ..clip.prompts import ContextSettings, PromptTokens, context_prompts, random_context, word_context
+from ..clip.image_features import readable_features, readable_views, view_features
+from ..clip.prompts import ContextSettings, context_prompts, random_context, word_context
 from ..clip.templates import DEFAULT_TEMPLATE
 from ..clip.text_encoder import TextEncoder
 from ..data.checks import count_traps, leak_traps, warn
-from ..data.fewshot import FewShot, draw_few_shot
+from ..data.fewshot import FewShot, draw_few_shot, few_images
 from ..data.load import DataSet
 from ..errors import CoopError, UsageError
 from ..learned.classifier import learned_features
 from ..learned.prompt import LearnedPrompt
-from ..learned.scores import Evaluation, evaluate_logits
+from ..learned.scores import Evaluation, by_class_features, evaluate_features
 from ..version import __version__
 from .checkpoint import load_checkpoint, save_checkpoint
 from .recipe import Recipe, paper_recipe
-from .training import EpochFeatures, EpochLog, TrainingState, drawn_views, train_context
+from .training import EpochLog, TrainingState, TrainingTask, drawn_views, train_context
 
 logger = logging.getLogger(__name__)
 
-RUNAWAY = 100  # so many times the longest token embedding: no context that works is as long
+RUNAWAY = 100  # times the longest token embedding: no context that works is as long
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """How a prompt is learned: by which recipe, in which form, and from which start.
+
+    `init` is words to start from, or a context [M, d] or [K, M, d]; None: a random context. `class_chunk` classes are encoded
+    at a time (0: all; None: a number fixed by the size of the task). With `on_error` "skip", images that cannot be read are
+    left out.
+    """
+
+    recipe: Recipe
+    context: ContextSettings
+    init: str | Tensor | None = None
+    class_chunk: int | None = None
+    on_error: OnError = "fail"
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A learned prompt with the log of its epochs; `seconds` says where the time went."""
+    """A learned prompt with the images it was learned from, the log of its epochs, and the seconds of each part."""
 
     prompt: LearnedPrompt
     log: tuple[EpochLog, ...]
     seconds: dict[str, float]
+    data: FewShot
 
 
 @dataclass(frozen=True)
 class Fit(Learned):
-    """A learned prompt and how it came about.
+    """A learned prompt with its accuracy.
 
-    `test` and `hand_written` are absent where no image was left to test on; `skipped` images could not be read.
+    `test` and `hand_written` are None where no image was left to test on; `skipped` images could not be read.
     """
 
-    data: FewShot
     test: Evaluation | None
     hand_written: Evaluation | None
     skipped: int = 0
@@ -62,7 +77,7 @@ class Fit(Learned):
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told how far a fit has come: images of a named step, that training begins, and epochs."""
+    """Progress callbacks of a fit: images of a named step (step, done, total), the start of training, and epochs."""
 
     on_images: Callable[[str, int, int], None] = lambda step, done, total: None
     on_training: Callable[[], None] = lambda: None
@@ -87,99 +102,130 @@ def fit(
 ) -> Fit:
     """Learn a prompt from `shots` images per class (None: all) and compare it with a hand-written template.
 
-    The recipe is by default the paper's. The accuracy is that on the test split, or, where the data knows no splits, on the
-    images not trained on. With `on_error` "skip", images that cannot be read are left out of both. For the other arguments
-    and what is raised see `learn_prompt`.
+    The recipe is by default the paper's. The accuracy is that on the test split or, in data without splits, on the images
+    not trained on. With a `checkpoint` file, written after every epoch, a fit of the same images and settings resumes where
+    an earlier one was stopped. For the other arguments see `LearningSettings`.
+    Raises UsageError for an `init` that contradicts the settings, CoopError for data that cannot be used.
     """
     cache, watch = cache or FeatureCache(None), watch or Watch()
     data = draw_few_shot(dataset, shots, seed, classes)
-    hand_written = hand_written_features(backbone, [template], data.class_names, cache)
-    recipe = recipe or paper_recipe(shots, len(data.class_names))
-    settings = settings or ContextSettings()
-    _initial_context(backbone, settings, len(data.class_names), init, seed)  # what contradicts is refused first
-    _warn_of_small_classes(data)
+    names = data.class_names
+    recipe = recipe or paper_recipe(shots, len(names))
+    how = LearningSettings(recipe, settings or ContextSettings(), init, class_chunk, on_error)
+    check_before_training(backbone, data, how)
+    hand_written = hand_written_features(backbone, [template], names, cache)
+    warn(few_images(data))
     if data.test:
-        warn([*count_traps(data.class_names, data.test, "test images"), *leak_traps(data.train, data.test)])
-    drawn = len(data.train) + len(data.test)
-    if on_error == "skip":
-        data = replace(data, train=readable_features(backbone, data.train, cache)[0])
-    learned = learn_prompt(backbone, data, recipe, settings, init, cache, class_chunk, watch, checkpoint)
+        warn([*count_traps(names, data.test, "test images"), *leak_traps(data.train, data.test)])
+    else:
+        logger.warning("no image is left to test on: all of them are used for training")
+    learned = learn_prompt(backbone, data, how, cache, watch, checkpoint)
 
     started = time.perf_counter()
-    names, learned_test, hand_written_test = data.class_names, None, None
+    learned_test = hand_written_test = None
     if data.test:
         test, images = readable_features(backbone, data.test, cache, on_error, lambda *n: watch.on_images("test images", *n))
-        learned_test, hand_written_test = (
-            evaluate_logits(backbone.logit_scale * images @ class_features.T, names, test)
-            for class_features in (learned_features(backbone, learned.prompt, names), hand_written)
-        )
-    else:
-        logger.warning("no image is left to test on: every one was used for training")
-    seconds = learned.seconds | {"evaluation": time.perf_counter() - started}
-    read = len(data.train) + (learned_test.metrics.n if learned_test else 0)
-    return Fit(learned.prompt, learned.log, seconds, data, learned_test, hand_written_test, drawn - read)
+
+        def scored(class_features: Tensor) -> Evaluation:
+            return evaluate_features(by_class_features(backbone.logit_scale, class_features), images, names, test)
+
+        learned_test = scored(learned_features(backbone, learned.prompt, names))
+        hand_written_test = scored(hand_written)
+    read = len(learned.data.train) + (learned_test.metrics.n if learned_test else 0)
+    return Fit(
+        prompt=learned.prompt,
+        log=learned.log,
+        seconds=learned.seconds | {"evaluation": time.perf_counter() - started},
+        data=learned.data,
+        test=learned_test,
+        hand_written=hand_written_test,
+        skipped=len(data.train) + len(data.test) - read,
+    )
 
 
 def learn_prompt(
     backbone: Backbone,
     data: FewShot,
-    recipe: Recipe,
-    settings: ContextSettings | None = None,
-    init: str | Tensor | None = None,
+    how: LearningSettings,
     cache: FeatureCache | None = None,
-    class_chunk: int | None = None,
     watch: Watch | None = None,
     checkpoint: Path | None = None,
 ) -> Learned:
     """Learn a prompt from the train images of a few-shot draw, whose seed also draws the first context and the batches.
 
-    `init` is words to start from, or a context [M, d] or [K, M, d], instead of a random one.
-    `class_chunk` classes are encoded at a time (0: all; None: as free memory demands). With a `checkpoint` file, written
-    after every epoch, a fit of the same images and settings goes on where an earlier one was stopped.
-    Raises UsageError for an `init` that contradicts the settings, CoopError for data that cannot be used.
+    See `fit` for the checkpoint and what is raised.
     """
-    settings, cache, watch = settings or ContextSettings(), cache or FeatureCache(None), watch or Watch()
-    encoder, names = backbone.text_encoder, data.class_names
-    context = _initial_context(backbone, settings, len(names), init, data.seed)
-    prompts = context_prompts(backbone.tokenizer, settings, names, encoder.max_length)
+    cache, watch = cache or FeatureCache(None), watch or Watch()
+    check_before_training(backbone, data, how)
+    encoder, recipe = backbone.text_encoder, how.recipe
+    start = TrainingState(initial_context(backbone, data, how))
+    prompts = context_prompts(backbone.tokenizer, how.context, data.class_names, encoder.max_length)
 
     started = time.perf_counter()
-    task = _task(backbone, data, recipe, prompts, context)
-    if recipe.views:
-        views = view_features(backbone, data.train, range(recipe.views), cache, lambda *n: watch.on_images("train images", *n))
-        features = drawn_views(views, data.seed)
-        task.update(views.numpy().tobytes())
-    else:
+    # Online views are not kept; those of the first epoch tell which images can be read.
+    views, kept_in = (range(recipe.views), cache) if recipe.views else ([0], FeatureCache(None))
+    train, encoded = data.train, None
+    if recipe.views or how.on_error == "skip":
+        train, encoded = readable_views(
+            backbone, data.train, views, kept_in, how.on_error, lambda *n: watch.on_images("train images", *n)
+        )
+    data = replace(data, train=train)
 
-        def features(epoch: int) -> Tensor:
-            return view_features(backbone, data.train, [epoch], FeatureCache(None))[:, 0]
+    def online(epoch: int) -> Tensor:
+        return view_features(backbone, train, [epoch], FeatureCache(None))[:, 0]
 
+    task = TrainingTask(
+        prompts=prompts,
+        features=drawn_views(encoded, data.seed) if encoded is not None and recipe.views else online,
+        labels=torch.tensor([item.label for item in train]),
+        logit_scale=backbone.logit_scale,
+        recipe=recipe,
+        seed=data.seed,
+        class_chunk=encoder.fixed_chunk(prompts) if how.class_chunk is None else how.class_chunk,
+    )
+    identity = _identity(backbone, data, task, start.context, encoded if recipe.views else None)
     featured = time.perf_counter()
-    start = TrainingState(context, class_chunk=encoder.fitting_chunk(prompts) if class_chunk is None else class_chunk)
-    if checkpoint and (kept := load_checkpoint(checkpoint, task.hexdigest())):
-        start = kept
-        logger.warning("going on after epoch %d of %d", len(kept.log), recipe.epochs)
+    if checkpoint and (reached := load_checkpoint(checkpoint, identity, start, recipe.epochs)):
+        start = reached
+        logger.warning("resuming after epoch %d of %d", len(reached.log), recipe.epochs)
     longest, warned = float(encoder.token_embedding.float().norm(dim=-1).max()), False
 
     def on_epoch(state: TrainingState) -> None:
         nonlocal warned
         if checkpoint:
-            save_checkpoint(checkpoint, state, task.hexdigest())
+            save_checkpoint(checkpoint, state, identity)
         length = float(state.context.norm(dim=-1).max())
         if length > RUNAWAY * longest and not warned:
             warned = True
             logger.warning(
-                "the context runs away: a vector of length %.3g, no token has over %.3g; try a smaller --lr", length, longest
-            )
+                "the context diverges: one of its vectors has length %.3g and no token more than %.3g; try a smaller --lr",
+                length, longest,
+            )  # fmt: skip
         watch.on_epoch(state.log[-1])
 
     watch.on_training()
-    labels = torch.tensor([item.label for item in data.train])
-    end = _train(encoder, prompts, start, features, labels, backbone.logit_scale, recipe, data.seed, on_epoch)
-    prompt = LearnedPrompt(
-        context=end.context,
-        settings=settings,
-        class_names=names,
+    end = _train(encoder, task, start, on_epoch)
+    prompt = _prompt(backbone, data, how, end.context, task.class_chunk)
+    seconds = {"features": featured - started, "training": time.perf_counter() - featured}
+    return Learned(prompt, end.log, seconds, data)
+
+
+def check_before_training(backbone: Backbone, data: FewShot, how: LearningSettings) -> None:
+    """Refuse what could not be trained or not be saved.
+
+    Raises UsageError for a seed or an initial context that cannot be, CoopError for names that no file can hold.
+    """
+    if not 0 <= data.seed < 2**63:
+        raise UsageError("a seed must be a whole number from 0 to 2^63 - 1")
+    context = initial_context(backbone, data, how)
+    _prompt(backbone, data, how, context[..., :1], 0).content()  # of width 1: what is checked is the header
+
+
+def _prompt(backbone: Backbone, data: FewShot, how: LearningSettings, context: Tensor, class_chunk: int) -> LearnedPrompt:
+    return LearnedPrompt(
+        context=context,
+        settings=how.context,
+        class_names=data.class_names,
         folders=data.folders,
         model=backbone.name,
         revision=backbone.revision,
@@ -189,27 +235,23 @@ def learn_prompt(
             "classes": data.classes,
             "shots": data.shots,
             "seed": data.seed,
-            "init": "a given context" if isinstance(init, Tensor) else init,
+            "init": "a given context" if isinstance(how.init, Tensor) else how.init,
             "images": len(data.train),
             "few_shot_sha256": data.sha256,
-            "recipe": asdict(recipe),
-            "class_chunk": end.class_chunk,
+            "recipe": asdict(how.recipe),
+            "class_chunk": class_chunk,
             "dtype": backbone.dtype,
             "device": backbone.device.type,
             "torch": torch.__version__,
         },
     )
-    seconds = {"features": featured - started, "training": time.perf_counter() - featured}
-    return Learned(prompt, end.log, seconds)
 
 
-def _initial_context(
-    backbone: Backbone, settings: ContextSettings, n_classes: int, init: str | Tensor | None, seed: int
-) -> Tensor:
-    """The context that training begins with; see `learn_prompt`."""
-    encoder = backbone.text_encoder
+def initial_context(backbone: Backbone, data: FewShot, how: LearningSettings) -> Tensor:
+    """The context that training begins with, float32 on the CPU. Raises UsageError for an `init` of another shape."""
+    encoder, settings, init, n_classes = backbone.text_encoder, how.context, how.init, len(data.class_names)
     if init is None:
-        return random_context(settings, n_classes, encoder.width, seed)
+        return random_context(settings, n_classes, encoder.width, data.seed)
     if isinstance(init, Tensor):
         shape = settings.shape(n_classes, encoder.width)
         if tuple(init.shape) != shape:
@@ -221,28 +263,23 @@ def _initial_context(
     return context
 
 
-def _task(backbone: Backbone, data: FewShot, recipe: Recipe, prompts: Sequence[PromptTokens], context: Tensor) -> hashlib._Hash:
-    """A digest of all that a training run depends on: only a checkpoint of the same is gone on with."""
-    task = hashlib.sha256()
-    labels = [item.label for item in data.train]
-    for part in (__version__, backbone.model_key, recipe, data.seed, prompts, labels, data.sha256):
-        task.update(repr(part).encode())
-    task.update(context.numpy().tobytes())
-    return task
+def _identity(backbone: Backbone, data: FewShot, task: TrainingTask, context: Tensor, views: Tensor | None) -> str:
+    """A digest of all that a training run depends on: only a checkpoint of the same is resumed."""
+    digest = hashlib.sha256()
+    labels = task.labels.tolist()
+    for part in (
+        __version__, backbone.model_key, task.recipe, task.seed, task.class_chunk, task.prompts, labels, data.sha256
+    ):  # fmt: skip
+        digest.update(repr(part).encode())
+    digest.update(context.numpy().tobytes())
+    digest.update(b"" if views is None else views.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _train(
-    encoder: TextEncoder,
-    prompts: Sequence[PromptTokens],
-    start: TrainingState,
-    features: EpochFeatures,
-    labels: Tensor,
-    logit_scale: float,
-    recipe: Recipe,
-    seed: int,
-    on_epoch: Callable[[TrainingState], None],
+    encoder: TextEncoder, task: TrainingTask, start: TrainingState, on_epoch: Callable[[TrainingState], None]
 ) -> TrainingState:
-    """Train; when a GPU's memory is full, go on from the last epoch with half as many classes at a time."""
+    """Train; when a GPU's memory is full, resume after the last epoch and keep less in memory, for the same result."""
     state = start
 
     def keep(reached: TrainingState) -> None:
@@ -250,23 +287,20 @@ def _train(
         state = reached
         on_epoch(reached)
 
+    layouts = encoder.lay_out(task.prompts, task.class_chunk)
+    recompute = encoder.fitting_recomputation(layouts)
     while True:
         try:
-            return train_context(encoder, prompts, state, features, labels, logit_scale, recipe, seed, keep)
+            return train_context(encoder, task, state, keep, recompute)
         except torch.OutOfMemoryError as error:
-            chunk = (state.class_chunk or len(prompts)) // 2
-            if chunk < 1:
-                raise CoopError("the GPU's memory does not hold one class; use --dtype bfloat16 or --device cpu") from error
+            if recompute == "layers":
+                size = task.class_chunk or len(task.prompts)
+                raise CoopError(
+                    f"the GPU's memory cannot hold {size} classes at a time; try --class-chunk {max(1, size // 2)}, "
+                    "--dtype bfloat16 or --device cpu"
+                ) from error
+        recompute = "chunks" if recompute == "nothing" and len(layouts) > 1 else "layers"
         torch.cuda.empty_cache()
-        logger.warning("the GPU's memory is full; going on with %d classes at a time (--class-chunk %d)", chunk, chunk)
-        state = replace(state, class_chunk=chunk)
-
-
-def _warn_of_small_classes(data: FewShot) -> None:
-    counts = Counter(item.label for item in data.train)
-    for label, name in enumerate(data.class_names):
-        n = counts[label]
-        if not n:
-            logger.warning('class "%s" has no train image; it takes part without any', name)
-        elif data.shots and n < data.shots:
-            logger.warning('class "%s" has %d train images; all of them are used for %d shots', name, n, data.shots)
+        logger.warning(
+            "the GPU's memory is full; continuing with more recomputation, which is slower but gives the same result"
+        )

@@ -1,4 +1,4 @@
-"""How the context is trained: every number of the recipes, and the schedule of the learning rate."""
+"""Training recipes: every number, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Literal
 
 from ..errors import UsageError
 
+LARGEST = 10**9  # of a recipe's numbers; no sensible one comes near it
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the context is trained. The defaults are the paper's, as in the reference's configs/trainers/CoOp."""
+    """A training recipe. The defaults are the paper's, as in the reference's configs/trainers/CoOp."""
 
     epochs: int = 200
     lr: float = 0.002
@@ -24,13 +26,22 @@ class Recipe:
     optimizer: Literal["sgd", "adam"] = "sgd"
 
     def __post_init__(self) -> None:
-        """Raises UsageError for what is no recipe."""
+        """Raise UsageError for a number out of its range, or an unknown optimizer."""
         least = {"epochs": 1, "lr": 0, "batch_size": 0, "warmup_epochs": 0, "momentum": 0, "weight_decay": 0, "views": 0}
-        for name, value in least.items():
-            if not getattr(self, name) >= value:
-                raise UsageError(f"{name} of a recipe is {value} or more, not {getattr(self, name)}")
+        for name, smallest in least.items():
+            if not smallest <= getattr(self, name) <= LARGEST:  # False for NaN
+                raise UsageError(
+                    f"{name} of a recipe must be {smallest} to {LARGEST:,}, not {brief_number(getattr(self, name))}"
+                )
+        if self.warmup_lr is not None and not 0 <= self.warmup_lr <= LARGEST:
+            raise UsageError(f"warmup_lr of a recipe must be 0 to {LARGEST:,}, not {brief_number(self.warmup_lr)}")
         if self.optimizer not in ("sgd", "adam"):
-            raise UsageError(f'"{self.optimizer}" is no optimizer: sgd, adam')
+            raise UsageError(f'unknown optimizer "{self.optimizer}"; choose sgd or adam')
+
+
+def brief_number(value: float) -> str:
+    """A number in an error message, however many digits it has."""
+    return str(value) if abs(value) < 10**12 else f"a number over {10**12:,}" if value > 0 else f"one under {-(10**12):,}"
 
 
 def paper_epochs(shots: int | None, n_classes: int) -> int:
@@ -41,7 +52,7 @@ def paper_epochs(shots: int | None, n_classes: int) -> int:
 
 
 def paper_recipe(shots: int | None, n_classes: int) -> Recipe:
-    """The paper's recipe for so many shots (None: all) and classes."""
+    """The paper's recipe for a number of shots (None: all) and of classes."""
     return Recipe(epochs=paper_epochs(shots, n_classes))
 
 
@@ -51,7 +62,7 @@ def fast_recipe() -> Recipe:
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """The rate of epoch 0..T-1: constant while warming up (or a ramp), then a cosine that starts at the full rate.
+    """Learning rate of epoch 0..T-1: constant (or a ramp) during warm-up, then a cosine that starts at the full rate.
 
     Source: Dassl's ConstantWarmupScheduler around CosineAnnealingLR.
     """

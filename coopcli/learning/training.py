@@ -1,4 +1,4 @@
-"""The one thing that learns: the context, by SGD on cross-entropy over frozen features (CoOp, Sections 3.2 and 4)."""
+"""Train the context, the only thing that learns: SGD on cross-entropy over frozen features (CoOp, Sections 3.2 and 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..clip.prompts import PromptTokens
-from ..clip.text_encoder import TextEncoder
+from ..clip.text_encoder import Recompute, TextEncoder
 from ..errors import CoopError
 from .recipe import Recipe, learning_rate
 
@@ -36,20 +36,33 @@ class EpochLog:
 
 
 @dataclass(frozen=True)
-class TrainingState:
-    """Where training stands after the epochs in `log`: with the seed, all that the next epoch depends on.
+class TrainingTask:
+    """What a context is trained on, and how: with its first value, all that the result depends on.
 
-    `context` and the optimizer's tensors lie on the CPU. `class_chunk` classes are encoded at a time, 0: all.
+    `features` gives an epoch's image features, L2-normalised [n, p]; `labels` [n] are in 0..K-1 for K prompts. Prompts are
+    encoded `class_chunk` at a time (0: all), and gradients are summed over these chunks from the last to the first.
     """
+
+    prompts: Sequence[PromptTokens]
+    features: EpochFeatures
+    labels: Tensor
+    logit_scale: float
+    recipe: Recipe
+    seed: int
+    class_chunk: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The state of training after the epochs in `log`: what the next epoch starts from. Its tensors are on the CPU."""
 
     context: Tensor
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     log: tuple[EpochLog, ...] = ()
-    class_chunk: int = 0
 
 
 def drawn_views(features: Tensor, seed: int) -> EpochFeatures:
-    """Features [n, p] of one view of each image, drawn anew for every epoch from `features` [n, views, p]."""
+    """Draw one view of each image for every epoch, from `features` [n, views, p]: gives an epoch's features [n, p]."""
 
     def of_epoch(epoch: int) -> Tensor:
         n, views, _ = features.shape
@@ -82,10 +95,9 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """On a GPU, sums in a fixed order, so that the same command gives the same bytes.
+    """Sum in a fixed order on a GPU, so that the same command gives the same bytes.
 
-    An operation that PyTorch knows no such order for runs all the same. Of attention only the plain kernel has one in
-    backward unless that is an error.
+    Operations for which PyTorch has no such order still run. For attention only the plain kernel has one in backward.
     """
     if device.type != "cuda":
         yield
@@ -102,23 +114,20 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 def train_context(
     encoder: TextEncoder,
-    prompts: Sequence[PromptTokens],
+    task: TrainingTask,
     start: TrainingState,
-    features: EpochFeatures,
-    labels: Tensor,
-    logit_scale: float,
-    recipe: Recipe,
-    seed: int,
     on_epoch: Callable[[TrainingState], None] = lambda state: None,
+    recompute: Recompute = "nothing",
 ) -> TrainingState:
-    """Learn a context from its initial value, or from where an earlier run stood; returns where the last epoch leaves it.
+    """Learn a context from its initial value, or resume from the state of an earlier run; returns the state at the end.
 
-    The context is [M, d] or [K, M, d]; `features` gives an epoch's image features, L2-normalised [n, p]; `labels` [n] are
-    in 0..K-1. With at least one full batch of images, an epoch's short last batch is dropped, as in the reference.
-    Raises CoopError when the loss stops being a number; `on_epoch` has been told of the good epochs before.
+    The context is float32 [M, d] or [K, M, d]. With at least one full batch of images, an epoch's short last batch is
+    dropped, as in the reference. `recompute` saves memory and changes no bit. Raises CoopError when the loss or the context
+    stops being finite; `on_epoch` has been called for the good epochs before.
     """
+    recipe, labels = task.recipe, task.labels
     device = encoder.token_embedding.device
-    layouts = encoder.lay_out(prompts, start.class_chunk)
+    layouts = encoder.lay_out(task.prompts, task.class_chunk)
     learned = torch.nn.Parameter(start.context.detach().to(device, torch.float32, copy=True))
     rate = torch.zeros((), device=device)
     optimizer = _optimizer(recipe, learned, rate)
@@ -135,8 +144,8 @@ def train_context(
 
     def step() -> None:
         batch = order[batch_number][0]
-        text = encoder.encode_layouts(layouts, learned)
-        logits = logit_scale * images[batch] @ text.T
+        text = encoder.encode_layouts(layouts, learned, recompute)
+        logits = task.logit_scale * images[batch] @ text.T
         loss = F.cross_entropy(logits, labels[batch])
         optimizer.zero_grad()
         loss.backward()
@@ -152,26 +161,29 @@ def train_context(
         _restore(optimizer, learned, start.optimizer)
         for epoch in range(len(start.log), recipe.epochs):
             rate.fill_(learning_rate(recipe, epoch))
-            images.copy_(features(epoch))
-            order.copy_(epoch_order(n_images, seed, epoch)[: n_batches * batch_size].view(n_batches, batch_size))
+            images.copy_(task.features(epoch))
+            order.copy_(epoch_order(n_images, task.seed, epoch)[: n_batches * batch_size].view(n_batches, batch_size))
             batch_number.zero_()
             for _ in range(n_batches):
                 run()
-            _check_losses(losses, epoch, recipe)
+            _check(losses, learned, epoch, recipe)
             log = EpochLog(epoch, recipe.epochs, learning_rate(recipe, epoch), float(losses.mean()), float(accuracies.mean()))
             kept = {name: value.detach().clone().cpu() for name, value in optimizer.state[learned].items()}
-            state = TrainingState(learned.detach().clone().cpu(), kept, (*state.log, log), start.class_chunk)
+            state = TrainingState(learned.detach().clone().cpu(), kept, (*state.log, log))
             on_epoch(state)
     return state
 
 
-def _check_losses(losses: Tensor, epoch: int, recipe: Recipe) -> None:
+def _check(losses: Tensor, learned: Tensor, epoch: int, recipe: Recipe) -> None:
     wrong = (~losses.isfinite()).nonzero()[:, 0].tolist()
+    advice = "the learning rate may be too high; try a smaller --lr, or --dtype float32"
     if wrong:
         raise CoopError(
-            f"the loss is no longer a number in step {wrong[0] + 1} of epoch {epoch + 1} of {recipe.epochs}: the rate is too "
-            "high, or image features hold no numbers; try a smaller --lr, or --dtype float32"
+            f"the loss is not finite in step {wrong[0] + 1} of epoch {epoch + 1} of {recipe.epochs}: {advice}. If it is not, "
+            "look for damaged images"
         )
+    if not learned.isfinite().all():
+        raise CoopError(f"the context is not finite after epoch {epoch + 1} of {recipe.epochs}: {advice}")
 
 
 def _optimizer(recipe: Recipe, learned: torch.nn.Parameter, rate: Tensor) -> torch.optim.Optimizer:
@@ -186,7 +198,7 @@ def _optimizer(recipe: Recipe, learned: torch.nn.Parameter, rate: Tensor) -> tor
 
 
 def _restore(optimizer: torch.optim.Optimizer, learned: torch.nn.Parameter, kept: dict[str, Tensor]) -> None:
-    """Put back an optimizer's tensors: in place where a recorded step reads them."""
+    """Restore an optimizer's tensors: in place, where a recorded step reads them."""
     present = optimizer.state[learned]
     for name, value in kept.items():
         if name in present:

@@ -72,34 +72,22 @@ def class_rows(runs: Sequence[Run]) -> list[ClassRow]:
     scored = [(place, run.learned, run.hand_written) for place, run in enumerate(runs) if run.learned]
     if len({learned.class_names for _, learned, _ in scored}) != 1:
         return []
-    rows = []
+    rows, counts = [], scored[0][1].metrics.counts()
     for k, name in enumerate(scored[0][1].class_names):
         shares = [(place, share) for place, learned, _ in scored if (share := learned.metrics.per_class[k]) is not None]
         by_hand = [share for *_, written in scored if written and (share := written.metrics.per_class[k]) is not None]
         if shares:
             mean = sum(share for _, share in shares) / len(shares)
-            images = sum(scored[0][1].metrics.confusion[k])
+            images = counts[k]
             rows.append(ClassRow(name, images, shares, mean, sum(by_hand) / len(by_hand) if by_hand else None))
     return sorted(rows, key=lambda row: row.mean)
 
 
 def confusions(evaluation: Evaluation, most: int) -> list[tuple[str, str, int, float]]:
     """The most frequent mistakes: true class, predicted class, images, share of the true class's images."""
-    counts = np.array(evaluation.metrics.confusion)
-    totals = counts.sum(axis=1)
-    np.fill_diagonal(counts, 0)
-    order = np.argsort(-counts, axis=None, kind="stable")[:most]
-    pairs = [(int(true), int(taken)) for true, taken in zip(*np.unravel_index(order, counts.shape), strict=True)]
-    return [
-        (
-            evaluation.class_names[true],
-            evaluation.class_names[taken],
-            int(counts[true, taken]),
-            counts[true, taken] / totals[true],
-        )
-        for true, taken in pairs
-        if counts[true, taken]
-    ]
+    totals, names = evaluation.metrics.counts(), evaluation.class_names
+    pairs = evaluation.metrics.confusions(most)
+    return [(names[true], names[taken], count, count / totals[true]) for true, taken, count in pairs]
 
 
 def confusion_picture(evaluation: Evaluation) -> str:

@@ -63,8 +63,8 @@ def test_from_fit_to_the_hub_and_back(coop, photos, hub, tmp_path, monkeypatch):
 
 def test_what_is_no_prompt_is_not_pushed(coop, photos, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    failed(coop("push", "./nowhere", "alice/flowers"), 2, 'there is no prompt file "nowhere"')
-    failed(coop("push", photos, "alice/flowers"), 2, "there is no prompt file")
+    failed(coop("push", "./nowhere", "alice/flowers"), 2, 'no prompt file "nowhere"')
+    failed(coop("push", photos, "alice/flowers"), 2, "no prompt file")
     failed(coop("eval", "alice/flowers", photos), 2, '"alice/flowers" is neither a path here nor')
     assert not hub.repos
 

@@ -66,15 +66,25 @@ def test_chunks_change_neither_features_nor_gradients(tiny_encoder, tokenizer, c
     assert relative(parts.grad, whole.grad) < 1e-5
 
 
-def test_little_memory_means_chunks(tiny_encoder, tokenizer, monkeypatch):
+def test_the_chunk_follows_the_number_of_nodes_and_not_the_memory(tiny_encoder, tokenizer, monkeypatch):
     prompts = context_prompts(tokenizer, ContextSettings(4), NAMES)
-    assert tiny_encoder.fitting_chunk(prompts) == 0
-    chunks = []
-    for available in (0, 1 << 19, 1 << 20, 1 << 40):
+    n_nodes = TokenTree(prompts).n_nodes
+    for available in (0, 1 << 19, 1 << 40):
         monkeypatch.setattr("coopcli.clip.text_encoder.free_memory", lambda device, available=available: available)
-        chunks.append(tiny_encoder.fitting_chunk(prompts))
-    assert chunks[0] == 1 and chunks[-1] == 0
-    assert 1 < chunks[1] < chunks[2] < len(NAMES)
+        chunks = []
+        for nodes in (n_nodes // 3, n_nodes - 1, n_nodes, 4096):
+            monkeypatch.setattr("coopcli.clip.text_encoder.CHUNK_NODES", nodes)
+            chunks.append(tiny_encoder.fixed_chunk(prompts))
+        assert chunks == [-(-len(NAMES) // 4), -(-len(NAMES) // 2), 0, 0]
+
+
+def test_little_memory_means_recomputation(tiny_encoder, tokenizer, monkeypatch):
+    layouts = tiny_encoder.lay_out(context_prompts(tokenizer, ContextSettings(4), NAMES), 2)
+    assert tiny_encoder.fitting_recomputation(layouts) == "nothing"
+    needed = [layout.tree.n_nodes * 3 * 15 * 64 * 4 for layout in layouts]
+    for available, expected in ((0, "layers"), (max(needed) - 1, "layers"), (max(needed), "chunks"), (sum(needed), "nothing")):
+        monkeypatch.setattr("coopcli.clip.text_encoder.free_memory", lambda device, available=available: 2 * available)
+        assert tiny_encoder.fitting_recomputation(layouts) == expected
 
 
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu", "relu"])

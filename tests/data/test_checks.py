@@ -107,7 +107,16 @@ def test_classes_are_matched_by_name_whatever_their_order(photos, tmp_path, orde
     """A split file, a table and a folder that number the same classes otherwise mean the same."""
     colours = ("blue", "green", "red")
     known = tuple(f"a {colour} picture" for colour in colours)
-    prompt = LearnedPrompt(torch.zeros(1, 8), ContextSettings(1), known, colours, "mini", None, "f", {})
+    prompt = LearnedPrompt(
+        torch.zeros(1, 8),
+        ContextSettings(1),
+        class_names=known,
+        folders=colours,
+        model="mini",
+        revision=None,
+        fingerprint="f",
+        training={},
+    )
     rows = [[f"{colour}/{i}.png", label, colour.upper()] for label, colour in enumerate(order) for i in range(2)]
     (tmp_path / "split.json").write_text(json.dumps({"test": rows}))
     (tmp_path / "table.csv").write_text("path,label\n" + "\n".join(f"{path},{name}" for path, _, name in rows))

@@ -148,7 +148,7 @@ def test_warnings_become_notes(photos, tmp_path, monkeypatch, caplog):
         "coopcli.experiments.experiment.paper_recipe", lambda *a: replace(QUICK, lr=1e7, warmup_epochs=0, optimizer="adam")
     )
     (result,) = run(photos, tmp_path, [Cell("coop", "mini", 2, 1, Variant())])
-    assert "runs away" in result.note and not [record for record in caplog.records if "runs away" in record.getMessage()]
+    assert "diverges" in result.note and not [record for record in caplog.records if "diverges" in record.getMessage()]
 
 
 def test_processes_give_the_bytes_of_one(photos, tmp_path):

@@ -12,7 +12,7 @@ from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
 from coopcli.experiments import transfer as module
 from coopcli.experiments.transfer import Target, matrix, transfer
-from coopcli.learned.classifier import learned_logits
+from coopcli.learned.classifier import as_head, learned_logits
 from coopcli.learned.scores import evaluate_logits
 from coopcli.learning.fit import fit
 from coopcli.learning.recipe import Recipe
@@ -90,8 +90,8 @@ def test_another_model_is_refused(coop, other, prompts, tokenizer, tmp_path):
 
 def test_names_given_for_the_data_come_first(mini, photos, prompts, monkeypatch):
     renamed = replace(load_data(str(photos)), class_names=("sky", "moss", "rose"))  # of the folders blue, green, red
-    asked, logits = [], learned_logits
-    monkeypatch.setattr(module, "learned_logits", lambda *given: (asked.append(given[-1]), logits(*given))[1])
+    asked, head_of = [], as_head
+    monkeypatch.setattr(module, "as_head", lambda *given: (asked.append(given[-1]), head_of(*given))[1])
     for given in (True, False):
         transfer(prompts[:1], [Target(renamed, "a photo of a {}.", given)], lambda one: mini, ["{}"], FeatureCache(None))
     assert asked == [("sky", "moss", "rose"), ("blue", "green", "red")]

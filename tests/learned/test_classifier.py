@@ -24,7 +24,8 @@ def prompt(mini):
 
 def some_head(mini, names=tuple(COLOURS)):
     weights = 30 * torch.randn(len(names), mini.feature_width, generator=torch.Generator().manual_seed(0))
-    return Head("linear-probe", weights, names, names, "mini", None, mini.fingerprint, {}, torch.tensor([0.3, 0.2, 0.1]))
+    about = dict(class_names=names, folders=names, model="mini", revision=None, fingerprint=mini.fingerprint, training={})
+    return Head("linear-probe", weights, torch.tensor([0.3, 0.2, 0.1]), **about)
 
 
 def test_clip_is_a_backbone_by_name(mini, tmp_path):

@@ -42,7 +42,8 @@ def classifier(mini):
     keys = torch.nn.functional.normalize(torch.randn(7, clip.feature_width), dim=-1)
     values = torch.tensor([0, 0, 1, 2, 2, 2, 1])
     weights, bias = 10 * torch.randn(3, clip.feature_width), torch.randn(3)
-    head = Head("tip-adapter", weights, NAMES, NAMES, "small", None, clip.fingerprint, {}, bias, keys, values, 3.0, 5.5)
+    about = dict(class_names=NAMES, folders=NAMES, model="small", revision=None, fingerprint=clip.fingerprint, training={})
+    head = Head("tip-adapter", weights, bias, keys, values, 3.0, 5.5, **about)
     return Classifier(head, clip)
 
 
@@ -119,7 +120,8 @@ def test_a_tower_of_open_clip(mini):
     """Any number of pictures, though outside of a graph it takes them in parts of equal size."""
     visual = torch.nn.Sequential(torch.nn.Conv2d(3, 24, 8, 8), torch.nn.Flatten(), torch.nn.Linear(24 * 36, 128))
     clip = dataclasses.replace(mini, model=OpenClipModel(visual, mini.model, mini.model.logit_scale), fingerprint="0" * 32)
-    head = Head("linear-probe", torch.randn(3, 128), NAMES, NAMES, "open_clip:x/y", None, clip.fingerprint, {})
+    about = dict(class_names=NAMES, folders=NAMES, model="open_clip:x/y", revision=None, training={})
+    head = Head("linear-probe", torch.randn(3, 128), fingerprint=clip.fingerprint, **about)
     classifier = Classifier(head, clip)
     session = session_of(export.onnx_bytes(classifier))
     for n in (1, 19):

@@ -118,7 +118,7 @@ def test_a_tuned_model_that_is_not_there(mini, tmp_path, monkeypatch):
     (tmp_path / "model").rename(tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     for path in (tmp_path, tmp_path / "head.safetensors"):
-        with pytest.raises(CoopError, match="belongs to a fine-tuned model, and there is no folder"):
+        with pytest.raises(CoopError, match="belongs to a fine-tuned model, but there is no folder"):
             load_learned(path)
 
 

@@ -227,7 +227,10 @@ def test_other_classes(coop, run, photos, mini, tmp_path):
 def test_a_head(coop, photos, mini, tmp_path):
     torch.manual_seed(0)
     names, weights, bias = tuple(COLOURS), 30 * torch.randn(3, mini.feature_width), torch.randn(3)
-    head = Head("linear-probe", weights, names, names, "mini", None, mini.fingerprint, {}, bias)
+    head = Head(
+        "linear-probe", weights, bias, class_names=names, folders=names, model="mini", revision=None,
+        fingerprint=mini.fingerprint, training={},
+    )  # fmt: skip
     head.save(tmp_path / "head.safetensors")
     lines = [json.loads(line) for line in ran(coop("predict", "head.safetensors", photos, "--json", "--top", "3")).splitlines()]
     seen = features.image_features(mini, list(find_images([str(photos)])), Classifier(head, mini).cache)

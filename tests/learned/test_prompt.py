@@ -55,7 +55,7 @@ def test_nothing_there(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 64, b'\x08\0\0\0\0\0\0\0{"a": 1}'])
 def test_another_file(tmp_path, content):
     (tmp_path / "p").write_bytes(content)
-    with pytest.raises(UsageError, match="is no prompt file of coop"):
+    with pytest.raises(UsageError, match="is not a prompt file of coop"):
         load_prompt(tmp_path / "p")
 
 

@@ -6,7 +6,12 @@ from safetensors.torch import load_file
 
 from coopcli.errors import CoopError, UsageError
 from coopcli.files import HEAD_FILE, PROMPT_FILE
-from coopcli.learned.safefile import is_names, is_text, read, write
+from coopcli.learned.safefile import content_of, is_names, is_text, read
+
+
+def write(path, entry, tensors):
+    path.write_bytes(content_of(path, entry, tensors, lambda contents: None))
+
 
 SHAPE = st.lists(st.integers(1, 4), min_size=1, max_size=3)
 SHAPES = st.dictionaries(st.sampled_from(["a", "b", "weights", "x"]), SHAPE, min_size=1)
@@ -59,7 +64,7 @@ def test_entries_that_are_wrong_are_named(tmp_path):
 
 
 def test_a_run_folder_holds_a_prompt_or_a_head(tmp_path):
-    with pytest.raises(UsageError, match=f"there is no prompt file .*{PROMPT_FILE}"):
+    with pytest.raises(UsageError, match=f"no prompt file .*{PROMPT_FILE}"):
         read(tmp_path)
     write(tmp_path / HEAD_FILE, {"is": "head"}, {"a": torch.ones(1)})
     assert read(tmp_path).entry["is"] == "head" and read(tmp_path).path == tmp_path / HEAD_FILE
@@ -70,3 +75,21 @@ def test_a_run_folder_holds_a_prompt_or_a_head(tmp_path):
 def test_texts_and_names():
     assert is_text("x" * 1000) and not is_text("x" * 1001) and not is_text(1)
     assert is_names(["a", ""]) and not any(map(is_names, ([], "ab", ("a",), ["a", 1], [["a"]], None)))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e400", "9" * 5000, '"\\ud800"', "[" * 10**5])
+def test_what_cannot_be_printed_or_compared_is_refused(tmp_path, number):
+    write(tmp_path / "f", {"training": 12345}, {"a": torch.ones(1)})
+    whole = (tmp_path / "f").read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = whole[8 : 8 + length].replace(b"12345", number.replace("\\", "\\\\").replace('"', '\\"').encode())
+    (tmp_path / "f").write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + length :])
+    with pytest.raises(UsageError, match="not a prompt file"):
+        read(tmp_path / "f")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "\ud800", {"a": float("-inf")}, object()])
+def test_what_could_not_be_read_again_is_not_written(tmp_path, value):
+    with pytest.raises(CoopError, match="could not be read again, so it is not written"):
+        write(tmp_path / "f", {"training": value}, {"a": torch.ones(1)})
+    assert not (tmp_path / "f").exists()

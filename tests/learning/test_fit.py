@@ -36,7 +36,7 @@ def test_a_class_with_fewer_images_is_told(mini, photos, caplog):
     (photos / "red" / "5.png").unlink()
     result = fit(mini, load_data(str(photos)), QUICK, shots=6)
     assert len(result.data.train) == 17
-    assert 'class "red" has 5 train images' in caplog.text and "green" not in caplog.text
+    assert '1 of 3 classes have fewer than 6 train images (first: "red" with 5); all of theirs are used' in caplog.text
 
 
 def test_words_as_start(mini, photos):
@@ -74,35 +74,87 @@ def test_a_stopped_fit_goes_on_to_the_same_bytes(mini, photos, tmp_path, caplog)
     with pytest.raises(KeyboardInterrupt):
         fit(mini, data, recipe, shots=2, seed=3, watch=Watch(on_epoch=stop), checkpoint=at)
     resumed = fit(mini, data, recipe, shots=2, seed=3, checkpoint=at)
-    assert "going on after epoch 4 of 6" in caplog.text
+    assert "resuming after epoch 4 of 6" in caplog.text
     assert torch.equal(resumed.prompt.context, whole.prompt.context) and resumed.log == whole.log
     caplog.clear()
     other = fit(mini, data, recipe, shots=2, seed=4, checkpoint=at)
-    assert "training starts anew" in caplog.text
+    assert "training starts from the beginning" in caplog.text
     assert torch.equal(other.prompt.context, fit(mini, data, recipe, shots=2, seed=4).prompt.context)
 
 
-def test_full_gpu_memory_means_fewer_classes_at_a_time(mini, photos, monkeypatch, caplog):
+@pytest.mark.same_bytes
+@pytest.mark.parametrize(("class_chunk", "expected"), [(None, ["nothing", "layers"]), (2, ["nothing", "chunks", "layers"])])
+def test_full_gpu_memory_means_recomputation_and_the_same_bytes(mini, photos, monkeypatch, caplog, class_chunk, expected):
     data, tried = load_data(str(photos)), []
     true = fitting.train_context
+    whole = fit(mini, data, QUICK, shots=2, class_chunk=class_chunk)
 
-    def full(encoder, prompts, state, *rest):
-        tried.append(state.class_chunk)
-        if state.class_chunk == 0:
+    def full(encoder, task, state, on_epoch, recompute):
+        tried.append(recompute)
+        if recompute != "layers":
             raise torch.OutOfMemoryError
-        return true(encoder, prompts, state, *rest)
+        return true(encoder, task, state, on_epoch, recompute)
 
     monkeypatch.setattr(fitting, "train_context", full)
-    assert fit(mini, data, QUICK, shots=2).prompt.training["class_chunk"] == 1
-    assert tried == [0, 1] and "--class-chunk 1" in caplog.text
-    monkeypatch.setattr(fitting, "train_context", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    with pytest.raises(CoopError, match="does not hold one class"):
-        fit(mini, data, QUICK, shots=2)
+    prompt = fit(mini, data, QUICK, shots=2, class_chunk=class_chunk).prompt
+    assert tried == expected and "the GPU's memory is full" in caplog.text
+    assert torch.equal(prompt.context, whole.prompt.context) and prompt.training == whole.prompt.training
+    assert prompt.training["class_chunk"] == (class_chunk or 0)
+    monkeypatch.setattr(fitting, "train_context", lambda *given: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(CoopError, match=r"cannot hold . classes at a time; try --class-chunk 1,"):
+        fit(mini, data, QUICK, shots=2, class_chunk=class_chunk)
 
 
-def test_a_context_that_runs_away_is_told_once(mini, photos, caplog):
+@pytest.mark.same_bytes
+@pytest.mark.parametrize("free", [0, 1 << 50])
+def test_free_memory_changes_no_bit(mini, photos, monkeypatch, tmp_path, free):
+    data, cache = load_data(str(photos)), FeatureCache(tmp_path)
+    monkeypatch.setattr("coopcli.clip.text_encoder.CHUNK_NODES", 8)
+    expected = fit(mini, data, QUICK, shots=2, cache=cache).prompt
+    assert expected.training["class_chunk"] == 1
+    monkeypatch.setattr("coopcli.clip.text_encoder.free_memory", lambda device: free)
+    assert torch.equal(fit(mini, data, QUICK, shots=2, cache=cache).prompt.context, expected.context)
+
+
+@pytest.mark.parametrize("views", [2, 0])
+def test_an_image_that_cannot_be_read_is_skipped_and_not_encoded_twice(mini, photos, monkeypatch, views):
+    data, seen = load_data(str(photos)), []
+    first = fit(mini, data, QUICK, shots=2).data.train[0]
+    first.path.write_bytes(b"no image")
+    with pytest.raises(CoopError, match=first.name):
+        fit(mini, data, replace(QUICK, views=views), shots=2)
+    true = type(mini).encode_images
+    monkeypatch.setattr(type(mini), "encode_images", lambda self, pixels: (seen.append(len(pixels)), true(self, pixels))[1])
+    result = fit(mini, data, replace(QUICK, views=views), shots=2, on_error="skip")
+    assert result.skipped == 1 and len(result.data.train) == 5 == result.prompt.training["images"]
+    assert result.prompt.training["few_shot_sha256"] == result.data.sha256
+    trained = seen[:-1]  # the last are the test images
+    assert sum(trained) == (5 * 2 if views else 5 * 4)  # online: three epochs, and one look before
+
+
+@pytest.mark.parametrize("shape", ["label", "model", "several"])
+def test_what_no_file_could_hold_is_refused_before_training(mini, photos, shape):
+    data = load_data(str(photos))
+    backbone, long = mini, "x" * 1001
+    if shape == "model":
+        backbone = replace(mini, name=long)
+    else:
+        data = replace(data, folders=(long, *data.folders[1:]) if shape == "label" else (long,) * 3)
+    trained = []
+    with pytest.raises(CoopError, match=r'the (class folder|model name) "x+\.\.\." has 1001 characters; shorten it'):
+        fit(backbone, data, QUICK, shots=2, watch=Watch(on_training=lambda: trained.append(1)))
+    assert not trained
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**400])
+def test_a_seed_out_of_range(mini, photos, seed):
+    with pytest.raises(UsageError, match="a seed must be a whole number from 0"):
+        fit(mini, load_data(str(photos)), QUICK, shots=2, seed=seed)
+
+
+def test_a_context_that_diverges_is_warned_of_once(mini, photos, caplog):
     fit(mini, load_data(str(photos)), replace(QUICK, lr=1e7, warmup_epochs=0, optimizer="adam"), shots=2)
-    assert caplog.text.count("the context runs away") == 1
+    assert caplog.text.count("the context diverges") == 1
 
 
 def test_test_images_that_were_trained_on_are_told(mini, split_photos, caplog):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from coopcli.clip.prompts import ContextSettings, context_prompts, random_context
 from coopcli.learning import training
 from coopcli.learning.recipe import Recipe
-from coopcli.learning.training import TrainingState, drawn_views, train_context
+from coopcli.learning.training import TrainingState, TrainingTask, drawn_views, train_context
 
 NAMES = ["star", "red ring", "annual crop"]
 
@@ -72,17 +72,17 @@ def task(tiny_encoder, tokenizer):
     features = drawn_views(F.normalize(torch.randn(10, 3, 24, generator=generator), dim=-1), 1)
     labels = torch.arange(10) % 3
 
-    def train(start, recipe, csc=False, on_epoch=lambda state: None):
+    def train(start, recipe, csc=False, class_chunk=0, on_epoch=lambda state: None):
         prompts = context_prompts(tokenizer, ContextSettings(2, csc=csc), NAMES)
-        return train_context(tiny_encoder, prompts, start, features, labels, 20.0, recipe, 1, on_epoch)
+        return train_context(
+            tiny_encoder, TrainingTask(prompts, features, labels, 20.0, recipe, 1, class_chunk), start, on_epoch
+        )
 
     return train
 
 
-def first_state(encoder, csc=False, class_chunk=0):
-    return TrainingState(
-        random_context(ContextSettings(2, csc=csc), len(NAMES), encoder.width, seed=2), class_chunk=class_chunk
-    )
+def first_state(encoder, csc=False):
+    return TrainingState(random_context(ContextSettings(2, csc=csc), len(NAMES), encoder.width, seed=2))
 
 
 def same(a, b):
@@ -96,10 +96,10 @@ def same(a, b):
 @pytest.mark.parametrize("csc", [False, True])
 @pytest.mark.parametrize("class_chunk", [0, 2])
 def test_replayed_steps_end_in_the_same_bytes_as_plain_ones(task, tiny_encoder, monkeypatch, optimizer, csc, class_chunk):
-    recipe, start = Recipe(epochs=5, batch_size=4, optimizer=optimizer), first_state(tiny_encoder, csc, class_chunk)
-    plain = task(start, recipe, csc)
+    recipe, start = Recipe(epochs=5, batch_size=4, optimizer=optimizer), first_state(tiny_encoder, csc)
+    plain = task(start, recipe, csc, class_chunk)
     recorder = Recorder(monkeypatch)
-    replayed = task(start, recipe, csc)
+    replayed = task(start, recipe, csc, class_chunk)
     same(replayed, plain)
     assert recorder.ran["replayed"] == 5 * 2
     assert recorder.ran["plain"] == 3  # before the recording, and undone

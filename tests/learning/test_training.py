@@ -6,40 +6,15 @@ import torch
 import torch.nn.functional as F
 
 from coopcli.clip.prompts import ContextSettings, context_prompts, random_context
-from coopcli.errors import CoopError, UsageError
-from coopcli.learning.recipe import Recipe, fast_recipe, learning_rate, paper_epochs
-from coopcli.learning.training import TrainingState, drawn_views, train_context
+from coopcli.errors import CoopError
+from coopcli.learning.recipe import Recipe, fast_recipe, learning_rate
+from coopcli.learning.training import TrainingState, TrainingTask, drawn_views, train_context
 
 NAMES = ["star", "red ring", "annual crop"]
 
 
 def some_features(n, views=1, seed=5):
     return F.normalize(torch.randn(n, views, 24, generator=torch.Generator().manual_seed(seed)), dim=-1)
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 50, 100, 200])
-def test_schedule_is_the_papers(epochs):
-    rates = [learning_rate(Recipe(epochs=epochs), epoch) for epoch in range(epochs)]
-    assert rates == pytest.approx(oracle.learning_rates(epochs), rel=1e-12)
-
-
-def test_fast_recipe_ramps_up():
-    rates = [learning_rate(fast_recipe(), epoch) for epoch in range(200)]
-    assert rates[:40] == pytest.approx([0.01 * (i + 1) / 40 for i in range(40)])
-    assert rates[39] == rates[40] == max(rates) and rates[40:] == sorted(rates[40:], reverse=True)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"batch_size": -1}, {"views": -1}, {"lr": float("nan")}, {"momentum": -0.1}, {"optimizer": "foo"}]
-)
-def test_what_is_no_recipe(wrong):
-    with pytest.raises(UsageError, match=next(iter(wrong))):
-        Recipe(**wrong)
-
-
-def test_epochs_are_the_papers():
-    assert [paper_epochs(shots, 100) for shots in (1, 2, 4, 8, 16, None)] == [50, 100, 100, 200, 200, 200]
-    assert paper_epochs(16, 1000) == 50
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
@@ -49,10 +24,9 @@ def test_three_steps_agree_with_sgd_by_hand(tiny_model, tiny_encoder, tokenizer,
     start = random_context(how, len(NAMES), tiny_encoder.width, seed=2)
     features, labels = some_features(6), torch.tensor([0, 1, 2, 2, 1, 0])
     # One batch an epoch, so that three epochs are three steps over the same images, whatever their order.
-    learned = train_context(
-        tiny_encoder, context_prompts(tokenizer, how, NAMES), TrainingState(start), drawn_views(features, 1), labels,
-        float(tiny_model.logit_scale.exp()), Recipe(epochs=3, batch_size=32), seed=1,
-    ).context  # fmt: skip
+    scale, prompts = float(tiny_model.logit_scale.exp()), context_prompts(tokenizer, how, NAMES)
+    task = TrainingTask(prompts, drawn_views(features, 1), labels, scale, Recipe(epochs=3, batch_size=32), seed=1)
+    learned = train_context(tiny_encoder, task, TrainingState(start)).context
     expected = oracle.sgd(
         tiny_model, tokenizer, NAMES, start, position, [(features[:, 0], labels)] * 3, oracle.learning_rates(3)
     )
@@ -66,9 +40,8 @@ def test_adam_over_all_images_agrees_with_adam_by_hand(tiny_model, tiny_encoder,
     recipe = replace(fast_recipe(), epochs=4, warmup_epochs=2)
     scale = float(tiny_model.logit_scale.exp())
     prompts = context_prompts(tokenizer, how, NAMES)
-    learned = train_context(
-        tiny_encoder, prompts, TrainingState(start), lambda epoch: features, labels, scale, recipe, 1
-    ).context
+    task = TrainingTask(prompts, lambda epoch: features, labels, scale, recipe, 1)
+    learned = train_context(tiny_encoder, task, TrainingState(start)).context
     expected, mean, square = start.clone(), 0.0, 0.0
     for step in range(1, 5):
         expected.requires_grad_()
@@ -97,8 +70,8 @@ def test_class_chunks_learn_the_same(tiny_encoder, tokenizer, chunk):
     prompts = context_prompts(tokenizer, how, NAMES)
 
     def learn(size):
-        state = TrainingState(start, class_chunk=size)
-        return train_context(tiny_encoder, prompts, state, lambda epoch: features, labels, 20.0, Recipe(epochs=3), 1).context
+        task = TrainingTask(prompts, lambda epoch: features, labels, 20.0, Recipe(epochs=3), 1, class_chunk=size)
+        return train_context(tiny_encoder, task, TrainingState(start)).context
 
     assert float((learn(chunk) - learn(0)).norm() / (learn(0) - start).norm()) < 1e-4
 
@@ -107,7 +80,8 @@ def run(tiny_encoder, tokenizer, features, labels, seed=1, start_seed=2, **recip
     how = ContextSettings(2)
     start = TrainingState(random_context(how, len(NAMES), tiny_encoder.width, seed=start_seed))
     prompts = context_prompts(tokenizer, how, NAMES)
-    state = train_context(tiny_encoder, prompts, start, drawn_views(features, seed), labels, 20.0, Recipe(**recipe), seed)
+    task = TrainingTask(prompts, drawn_views(features, seed), labels, 20.0, Recipe(**recipe), seed)
+    state = train_context(tiny_encoder, task, start)
     return state.context, state.log
 
 
@@ -121,7 +95,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(tiny_encoder, tokenizer, optimizer
     start = TrainingState(random_context(how, len(NAMES), tiny_encoder.width, seed=2))
 
     def learn(begin):
-        return train_context(tiny_encoder, prompts, begin, features, labels, 20.0, recipe, 1, states.append)
+        return train_context(tiny_encoder, TrainingTask(prompts, features, labels, 20.0, recipe, 1), begin, states.append)
 
     whole = learn(start)
     resumed = learn(states[stop - 1])
@@ -159,3 +133,54 @@ def test_short_last_batch_is_dropped_unless_it_is_the_only_one(tiny_encoder, tok
 def test_a_loss_that_is_no_number_stops_the_run(tiny_encoder, tokenizer):
     with pytest.raises(CoopError, match="step 1 of epoch 1 of 2"):
         run(tiny_encoder, tokenizer, torch.full((4, 1, 24), float("nan")), torch.arange(4) % 3, epochs=2)
+
+
+@pytest.mark.same_bytes
+@pytest.mark.parametrize("csc", [False, True])
+@pytest.mark.parametrize("chunk", [0, 1, 2])
+def test_recomputation_changes_no_bit(tiny_encoder, tokenizer, csc, chunk):
+    """What short memory asks for must not show in the result."""
+    how, labels = ContextSettings(4, csc=csc), torch.tensor([0, 1, 2, 2, 1, 0])
+    start, features = random_context(how, len(NAMES), tiny_encoder.width, seed=2), some_features(6)[:, 0]
+    prompts = context_prompts(tokenizer, how, NAMES)
+    task = TrainingTask(prompts, lambda epoch: features, labels, 20.0, Recipe(epochs=3), 1, class_chunk=chunk)
+    plain, *others = (
+        train_context(tiny_encoder, task, TrainingState(start), recompute=recompute)
+        for recompute in ("nothing", "chunks", "layers")
+    )
+    assert not torch.equal(plain.context, start)
+    for other in others:
+        assert torch.equal(other.context, plain.context) and other.log == plain.log
+
+
+@pytest.mark.same_bytes
+@pytest.mark.parametrize("recompute", ["nothing", "chunks", "layers"])
+def test_gradients_are_summed_from_the_last_chunk_to_the_first(tiny_encoder, tokenizer, recompute):
+    names = [*NAMES, "moon", "a small green heart", "triangle", "sea lake"]
+    prompts = context_prompts(tokenizer, ContextSettings(4), names)
+    context = random_context(ContextSettings(4), len(names), tiny_encoder.width, seed=2)
+    layouts = tiny_encoder.lay_out(prompts, 2)
+    assert len(layouts) == 4
+    whole = context.clone().requires_grad_()
+    weights = torch.randn(len(names), 24, generator=torch.Generator().manual_seed(3))
+    (tiny_encoder.encode_layouts(layouts, whole, recompute) * weights).sum().backward()
+    total = None
+    for number in reversed(range(4)):
+        own = context.clone().requires_grad_()
+        (tiny_encoder(layouts[number], own) * weights[2 * number : 2 * number + 2]).sum().backward()
+        total = own.grad if total is None else total + own.grad
+    assert torch.equal(whole.grad, total)
+
+
+@pytest.mark.parametrize("lr", [1e9, 3e8])
+def test_a_context_that_is_not_finite_is_refused(tiny_encoder, tokenizer, lr):
+    """The loss of the last step is that before it: only the context shows what the step did."""
+    reached = []
+    how, labels = ContextSettings(2), torch.arange(4) % 3
+    start = TrainingState(torch.full((2, tiny_encoder.width), 3e38) * torch.randn(2, tiny_encoder.width).sign())
+    features = some_features(4)[:, 0]
+    recipe = Recipe(epochs=2, lr=lr, warmup_lr=lr, weight_decay=1e9)
+    task = TrainingTask(context_prompts(tokenizer, how, NAMES), lambda epoch: features, labels, 20.0, recipe, 1)
+    with pytest.raises(CoopError, match="is not finite"):
+        train_context(tiny_encoder, task, start, reached.append)
+    assert reached == []
