@@ -124,7 +124,9 @@ def test_an_image_that_cannot_be_read_is_skipped_and_not_encoded_twice(mini, pho
     with pytest.raises(CoopError, match=first.name):
         fit(mini, data, replace(QUICK, views=views), shots=2)
     true = type(mini).encode_images
-    monkeypatch.setattr(type(mini), "encode_images", lambda self, pixels: (seen.append(len(pixels)), true(self, pixels))[1])
+    monkeypatch.setattr(
+        type(mini), "encode_images", lambda self, pixels, *names: (seen.append(len(pixels)), true(self, pixels, *names))[1]
+    )
     result = fit(mini, data, replace(QUICK, views=views), shots=2, on_error="skip")
     assert result.skipped == 1 and len(result.data.train) == 5 == result.prompt.training["images"]
     assert result.prompt.training["few_shot_sha256"] == result.data.sha256
