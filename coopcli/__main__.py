@@ -15,7 +15,7 @@ def main() -> None:
 
     When the reader of stdout goes away (`| head`), it ends quietly with 1. COOP_DEBUG=1 shows the traceback of any error.
     """
-    stopped = _remember_ctrl_c()
+    interrupts = _remember_ctrl_c()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever a terminal's encoding lacks is shown as an escape
             stream.reconfigure(errors="backslashreplace")
@@ -23,37 +23,56 @@ def main() -> None:
         from .cli.app import app
 
         try:
-            app()
+            code = app(standalone_mode=False)
         finally:
             _flush()
-    except SystemExit as exit_:
-        if exit_.code == 130:
-            _stopped()
+        if code == 130:
+            _say_stopped()
+        if code:
+            sys.exit(code)
+    except SystemExit:
         raise
     except KeyboardInterrupt:
-        _stopped()
+        _say_stopped()
         sys.exit(130)
     except Exception as error:
-        if stopped:  # while libraries are loaded, some of them make an error of their own of it
-            _stopped()
+        if interrupts:  # while libraries are loaded, some of them make an error of their own of it
+            _say_stopped()
             sys.exit(130)
-        if os.environ.get("COOP_DEBUG"):
+        message, exit_code = _explain(error)
+        if message is None:
             raise
-        from .cli.console import printable
-        from .errors import CoopError, UsageError
+        _print(message)
+        sys.exit(exit_code)
 
-        if isinstance(error, CoopError):
-            told = str(error)
-        elif isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:  # written by print
-            told = f"stdout cannot be written: {error.strerror}"
-        else:
-            told = f"{type(error).__name__}: {error} (COOP_DEBUG=1 shows where)"
-        _tell(printable(told))
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+def _explain(error: Exception) -> tuple[str | None, int]:
+    """The one line for an error and its exit code; no line where the traceback is asked for."""
+    from .cli.command import usage_line
+    from .cli.console import printable
+    from .errors import CoopError, UsageError
+
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own
+        if type(error).__name__ == "NoArgsIsHelpError":
+            return error.format_message(), 2
+        return f"coop: {printable(usage_line(error))}", 2
+    if os.environ.get("COOP_DEBUG"):
+        return None, 1
+    if isinstance(error, CoopError):
+        message = str(error)
+    elif isinstance(error, OSError) and error.errno == errno.EPIPE:
+        return "", 1
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:  # written by print
+        message = f"stdout cannot be written: {error.strerror}"
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        message = f'"{os.fsdecode(error.filename)}" cannot be used: {error.strerror}'
+    else:
+        message = f"{type(error).__name__}: {error} (COOP_DEBUG=1 shows where)"
+    return f"coop: {printable(message)}", 2 if isinstance(error, UsageError) else 1
 
 
 def _remember_ctrl_c() -> list[int]:
-    """A list that Ctrl-C puts its signal into, besides raising KeyboardInterrupt."""
+    """Let Ctrl-C, besides raising KeyboardInterrupt, put its signal into the list returned."""
     seen: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -66,12 +85,12 @@ def _remember_ctrl_c() -> list[int]:
 
 
 def _flush() -> None:
-    """Write out what stdout still holds. Python's own attempt at its end would tell of a failure in its own way."""
+    """Write out what stdout still holds, before Python does so at exit and reports a failure in its own way."""
     try:
         if sys.stdout:
             sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again at exit
         if isinstance(error, BrokenPipeError):
             sys.exit(1)
         from .errors import CoopError
@@ -79,13 +98,13 @@ def _flush() -> None:
         raise CoopError(f"stdout cannot be written: {error.strerror}") from error
 
 
-def _stopped() -> None:
-    _tell("stopped; the same command goes on from here: features and the last whole epoch are kept")
+def _say_stopped() -> None:
+    _print("coop: stopped; run the same command to resume (features and the last whole epoch are kept)")
 
 
-def _tell(text: str) -> None:
-    if sys.stderr:  # None where it is closed, and print would take stdout instead
-        print(f"coop: {text}", file=sys.stderr)
+def _print(text: str) -> None:
+    if sys.stderr and text:  # None where it is closed, and print would take stdout instead
+        print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from . import (
     transfer,
     zeroshot,
 )
-from .console import show_warnings
+from .command import Command
+from .console import NORMAL, line, set_level, show_warnings
 
 app = typer.Typer(
     name="coop",
@@ -37,7 +38,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"coop {__version__}")
+        line(f"coop {__version__}")
         raise typer.Exit
 
 
@@ -45,21 +46,22 @@ def _version(wanted: bool) -> None:
 def _coop(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
+    set_level(NORMAL)
     show_warnings()
 
 
-app.command("fit")(fit.fit)
-app.command("eval")(evaluate.evaluate)
-app.command("predict")(predict.predict)
-app.command("zeroshot")(zeroshot.zeroshot)
-app.command("ensemble")(zeroshot.ensemble)
-app.command("interpret")(interpret.interpret)
-app.command("list")(list_runs.list_runs)
-app.command("report")(report.report)
-app.command("export")(export.export)
-app.command("push")(push.push)
-app.command("import")(import_prompt.import_prompt)
-app.command("sweep")(sweep.sweep)
-app.command("transfer")(transfer.transfer)
-app.command("demo")(demo.demo)
-app.command("cache")(cache.cache)
+app.command("fit", cls=Command)(fit.fit)
+app.command("eval", cls=Command)(evaluate.evaluate)
+app.command("predict", cls=Command)(predict.predict)
+app.command("zeroshot", cls=Command)(zeroshot.zeroshot)
+app.command("ensemble", cls=Command)(zeroshot.ensemble)
+app.command("interpret", cls=Command)(interpret.interpret)
+app.command("list", cls=Command)(list_runs.list_runs)
+app.command("report", cls=Command)(report.report)
+app.command("export", cls=Command)(export.export)
+app.command("push", cls=Command)(push.push)
+app.command("import", cls=Command)(import_prompt.import_prompt)
+app.command("sweep", cls=Command)(sweep.sweep)
+app.command("transfer", cls=Command)(transfer.transfer)
+app.command("demo", cls=Command)(demo.demo)
+app.command("cache", cls=Command)(cache.cache)

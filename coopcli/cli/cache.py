@@ -1,4 +1,4 @@
-"""`coop cache`: how large the feature cache is, bounding and clearing it."""
+"""`coop cache`: show, limit and clear the feature cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import options
-from .console import print_json, say
+from .console import line, print_json, say
 
 UNITS = {f"{letter}{i}": base**power for i, base in (("", 1000), ("i", 1024)) for power, letter in enumerate("kmgt", 1)}
 SMALLEST = 10_000_000  # below this, SQLite's own files beside the cache are no small part of it
@@ -35,15 +35,17 @@ def cache(
         str | None,
         typer.Option(
             "--max-size", metavar="SIZE|none",
-            help="From now on keep to this size on disk, 10MB at least, e.g. 2GiB: what was not used for longest goes first.",
+            help="Limit the size on disk from now on, e.g. 2GiB (at least 10MB): the least recently used features go first.",
         ),
     ] = None,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
-    """Show, bound or clear the cache of image features.
+    """Show, limit or clear the cache of image features.
 
-    It lies in COOP_CACHE, else in the platform's cache folder. Features are kept by image content, so a moved or
-    renamed image stays known and a changed one is encoded anew.
+    The cache lies in the folder COOP_CACHE, by default in the platform's cache folder. Features are kept by image content:
+    a moved or renamed image is not encoded again, a changed one is.
     """
     bound = None if max_size is None else _size(max_size)
     from ..clip.cache import FeatureCache, default_cache_folder
@@ -59,10 +61,10 @@ def cache(
     if not store.path:
         raise CoopError(str(store.problem).removesuffix("; going on without it"))
     if json:
-        told = {"path": path, "features": count, "bytes": size, "max_bytes": most, "removed": removed}
-        print_json({"command": "cache"} | told)
+        content = {"path": path, "features": count, "bytes": size, "max_bytes": most, "removed": removed}
+        print_json({"command": "cache"} | content)
     elif action == "clear":
-        print(f"removed {removed} features from {path}")
+        line(f"removed {removed} features from {path}")
     else:
-        of = f" of at most {most / 2**20:.1f} MiB" if most else ""
-        print(f"{count} features, {size / 2**20:.1f} MiB{of} in {path}")
+        bounded = f" of at most {most / 2**20:.1f} MiB" if most else ""
+        line(f"{count} features, {size / 2**20:.1f} MiB{bounded} in {path}")

@@ -15,13 +15,13 @@ from ..settings import RESOLVED, read_settings
 from .console import say
 
 # These say where results go and how they are shown; whatever they are, the results are the same.
-PRESENTATION = {"output", "overwrite", "no-cache", "jobs", "tensorboard", "wandb", "plot", "config", "json"}
+PRESENTATION = {"output", "overwrite", "no-cache", "jobs", "tensorboard", "wandb", "plot", "config", "quiet", "verbose", "json"}
 T = TypeVar("T")
 
 
 def settings_of(context: typer.Context) -> dict[str, Any]:
     """Name every option and argument that the command's results depend on, with its value: what settings.toml holds."""
-    keys = {_key(parameter): parameter.name for parameter in context.command.params}
+    keys = {key_of(parameter): parameter.name for parameter in context.command.params}
     return {key: context.params.get(name) for key, name in keys.items() if key not in PRESENTATION}
 
 
@@ -38,7 +38,7 @@ def use_settings(context: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None or context.resilient_parsing:
         return path
-    parameters = {_key(parameter): parameter for parameter in context.command.params if parameter.name != "config"}
+    parameters = {key_of(parameter): parameter for parameter in context.command.params if parameter.name != "config"}
     defaults: dict[str, Any] = {}
     for key, value in read_settings(path).items():
         if parameter := parameters.get(key):
@@ -56,7 +56,7 @@ def use_settings(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _key(parameter: Any) -> str:
+def key_of(parameter: Any) -> str:
     """`--context-length` without its hyphens; the name of an argument."""
     return str(max(parameter.opts, key=len)).removeprefix("--")
 

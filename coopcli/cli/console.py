@@ -1,4 +1,7 @@
-"""What the user sees: data on stdout, talk and progress on stderr."""
+"""The one way out for text: data on stdout, talk and progress on stderr, names that others made always escaped.
+
+Class names, folders and messages come from files that anyone may have made. No other module of the command line prints.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,18 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from ..learned.scores import Evaluation
@@ -29,27 +34,88 @@ STYLES = None if os.environ.get("NO_COLOR") else "auto"
 out = Console(highlight=False, color_system=STYLES)  # type: ignore[arg-type]
 talk = Console(stderr=True, highlight=False, color_system=STYLES)  # type: ignore[arg-type]
 CONFUSION_CLASSES = 12  # beyond these, a confusion table is no longer read
+QUIET, NORMAL, VERBOSE = range(3)
+level = NORMAL
+# Without a terminal, progress is a plain line: the first after this many seconds, then every tenth or every minute.
+FIRST_LINE, NEXT_LINE = 10, 60
 # What moves the cursor, breaks the line or turns the reading direction, and the halves of letters, which nothing prints.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
 def printable(text: str) -> str:
-    """One line that only shows: names come from files and folders that anyone may have made. Escapes what does more."""
+    """Escape what would do more than show: control characters, line breaks, changes of the reading direction."""
     return UNPRINTABLE.sub(lambda letter: letter[0].encode("unicode_escape").decode(), text)
 
 
-def shown(text: str) -> str:
-    """The text for rich, as it stands: neither control characters nor markup take effect."""
-    return escape(printable(text))
+def shown(text: str) -> Text:
+    """Wrap a text for rich as it stands: control characters, markup such as [red] and :smile: take no effect."""
+    return Text("\n".join(map(printable, text.split("\n"))))
+
+
+def set_level(wanted: int) -> None:
+    """Choose how much is said on stderr, by this and every command that it runs."""
+    global level
+    level = wanted
 
 
 def say(text: str) -> None:
-    """Lines of talk on stderr."""
-    talk.print("\n".join(map(shown, text.split("\n"))), soft_wrap=True)
+    """Print lines of talk on stderr, unless --quiet."""
+    if level > QUIET:
+        talk.print(shown(text), soft_wrap=True)
+
+
+def detail(text: str) -> None:
+    """Print lines on stderr that only --verbose asks for."""
+    if level >= VERBOSE:
+        say(text)
+
+
+def status(text: str) -> Status:
+    """Show on a terminal what is being done while it lasts: `with status("loading"): ...`."""
+    return (talk if level > QUIET else Console(file=io.StringIO())).status(shown(text))
+
+
+def line(text: str = "", style: str | None = None) -> None:
+    """Print one line of data on stdout, whatever the width of the terminal."""
+    out.print(Text(printable(text)), style=style, soft_wrap=True)
+
+
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    left: Sequence[int] = (0,),
+    fold: Sequence[int] = (),
+    dim: Sequence[bool] = (),
+) -> None:
+    """Print a table on stdout: columns in `left` hold words, the others numbers; those in `fold` break anywhere.
+
+    `dim` says which rows stand back.
+    """
+    grid = Table(box=None, pad_edge=False)
+    for number, heading in enumerate(headings):
+        grid.add_column(
+            shown(heading),
+            justify="left" if number in left else "right",
+            overflow="fold" if number in fold else "ellipsis",
+            no_wrap=number not in left,
+        )
+    for number, row in enumerate(rows):
+        grid.add_row(*(Text(printable(cell)) for cell in row), style="dim" if any(dim[number : number + 1]) else "")
+    out.print(grid)
+
+
+def field(text: str) -> str:
+    """A text for CSV on stdout: as it stands in a file or pipe, escaped on a terminal."""
+    return printable(text) if on_terminal() else text
+
+
+def on_terminal() -> bool:
+    """Whether people read stdout as it comes."""
+    return bool(sys.stdout and sys.stdout.isatty())
 
 
 def print_json(content: Any, indent: int | None = 2) -> None:
-    """A JSON object on stdout, of which most commands print one: JSON in whatever encoding that has."""
+    """Print a JSON object on stdout, valid in any encoding: what that lacks, and what would not only show, is escaped."""
     text = json.dumps(content, ensure_ascii=False, indent=indent)
     try:
         if not UNPRINTABLE.search(text.replace("\n", "")):
@@ -62,7 +128,7 @@ def print_json(content: Any, indent: int | None = 2) -> None:
 
 
 def show_warnings() -> None:
-    """Let the core's warnings come out as single lines on stderr, and no other library's."""
+    """Show the core's warnings as single lines on stderr, and no other library's."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -76,75 +142,106 @@ def show_warnings() -> None:
 
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Progress]:
-    """Live progress on stderr; silent when quiet and where stderr is no terminal."""
+    """Show live progress on stderr: bars on a terminal, else plain lines now and then; nothing when quiet."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
-    silent = quiet or not talk.is_terminal
+    silent = quiet or level == QUIET or not talk.is_terminal
     # Data stays on stdout: redirected, it would go where the progress goes.
     with Progress(*columns, console=talk, transient=True, redirect_stdout=False, disable=silent) as live:
         yield live
 
 
 class Bars:
-    """Progress bars by name, made when their first step is reported."""
+    """Progress of named steps, each begun when it is first reported."""
 
     def __init__(self, live: Progress) -> None:
         self.live = live
         self.tasks: dict[str, TaskID] = {}
+        self.lines: dict[str, Lines] = {}
 
     def counter(self, step: str) -> Callable[[int, int], None]:
-        """A callback for (done, in all) of a step."""
+        """Make a callback for (done, in all) of a step."""
         return lambda done, total: self.update(step, done, total)
 
-    def update(self, step: str, done: int, total: int, note: str | None = None) -> None:
+    def update(self, step: str, done: float, total: int, note: str | None = None) -> None:
         """Show how far a step is, with a note or else how many a second."""
         if step not in self.tasks:
-            self.tasks[step] = self.live.add_task(step, total=total, note="")
+            self.tasks[step] = self.live.add_task(printable(step), total=total, note="")
+            self.lines[step] = Lines(step, time.monotonic(), done / max(total, 1))
         speed = self.live.tasks[self.tasks[step]].speed
-        note = note or (f"{speed:.0f}/s" if speed else "")
+        note = note if note is not None else (f"{speed:.0f}/s" if speed else "")
         self.live.update(self.tasks[step], completed=done, total=total, note=note)
+        if not talk.is_terminal:
+            self.lines[step].update(done, total, time.monotonic())
 
     def epoch(self, log: EpochLog) -> None:
         """Show a finished epoch."""
         note = f"loss {log.loss:.3f}  accuracy {log.accuracy:.1%}"
         self.update("epochs", log.epoch + 1, log.epochs, note)
 
+    def training_step(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """Show how far training is within an epoch: `step` of its `steps` are done."""
+        self.update("epochs", epoch + step / steps, epochs, f"step {step} of {steps}")
+
+
+class Lines:
+    """Progress of one step as plain lines, for a log file: none for what is soon done."""
+
+    def __init__(self, step: str, now: float, share: float) -> None:
+        self.step, self.began, self.share = step, now, share  # a resumed step begins at a share
+        self.said_at, self.tenths = now, int(10 * share)
+
+    def update(self, done: float, total: int, now: float) -> None:
+        """Say how far the step is when a tenth more is done, or a minute has passed."""
+        share = done / max(total, 1)
+        due = int(10 * share) > self.tenths or now - self.said_at >= NEXT_LINE
+        if not due or now - self.began < FIRST_LINE or done >= total:
+            return
+        self.said_at, self.tenths = now, int(10 * share)
+        left = ""
+        if share > self.share:
+            left = f", about {duration((now - self.began) * (1 - share) / (share - self.share))} left"
+        say(f"{self.step}: {int(done)} of {total} ({100 * share:.0f} %){left}")
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 40 s, 3 min, 2 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
 
 def percent(share: float | None) -> str:
-    """A share as people read it; a dash where there is none."""
+    """A share as people read it; a dash where it is missing."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def show_evaluation(title: str, evaluation: Evaluation) -> None:
-    """Top-1, macro average, per class and confusion, as tables on stdout."""
+    """Print top-1, macro average, per class and confusion as tables on stdout."""
     metrics, names = evaluation.metrics, evaluation.class_names
-    out.print(f"[bold]{shown(title)}[/bold]")
-    out.print(f"top-1 {percent(metrics.top1)} %   macro average {percent(metrics.macro)} %   images {metrics.n}")
+    line(title, "bold")
+    line(f"top-1 {percent(metrics.top1)} %   macro average {percent(metrics.macro)} %   images {metrics.n}")
     counts, worst = metrics.counts(), dict[int, tuple[int, int]]()
     for true, taken, count in metrics.confusions(len(names) ** 2):
         worst.setdefault(true, (taken, count))
-    table = Table(box=None, pad_edge=False)
-    for heading, justify in (("class", "left"), ("images", "right"), ("accuracy %", "right"), ("most often taken for", "left")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    rows = []
     for k, name in enumerate(names):
         taken_for = f"{names[worst[k][0]]} ({worst[k][1]})" if k in worst else ""
-        table.add_row(shown(name), str(counts[k]), percent(metrics.per_class[k]), shown(taken_for))
-    out.print(table)
+        rows.append((name, str(counts[k]), percent(metrics.per_class[k]), taken_for))
+    table(("class", "images", "accuracy %", "most often taken for"), rows, left=(0, 3))
     if metrics.confusion is not None and len(names) <= CONFUSION_CLASSES:
-        out.print("\nconfusion: true class in rows, predicted class in columns")
-        table = Table(box=None, pad_edge=False)
-        table.add_column("")
-        for k in range(len(names)):
-            table.add_column(str(k + 1), justify="right")
-        for k, name in enumerate(names):
-            table.add_row(f"{k + 1} {shown(name)}", *(str(count or ".") for count in metrics.confusion[k]))
-        out.print(table)
+        line()
+        line("confusion: true class in rows, predicted class in columns")
+        confusion = [[str(count or ".") for count in row] for row in metrics.confusion]
+        rows_of = [(f"{k + 1} {names[k]}", *row) for k, row in enumerate(confusion)]
+        table(["", *(str(k + 1) for k in range(len(names)))], rows_of)
 
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:
-    """Every image as a CSV row: image, true class, predicted class, its probability, whether it is right."""
+    """Write a CSV row for every image: image, true class, predicted class, its probability, whether it is right."""
     from ..files import write_atomically
 
     text = io.StringIO()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from .console import Bars, out, percent, progress, say
+from . import options
+from .console import Bars, line, percent, progress, say, table
 
 SHOTS = 16
 Coop = Callable[..., Any]  # runs a command line of the application
@@ -25,6 +25,8 @@ def demo(
         "coop-demo"
     ),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the fits.")] = 1,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Run zeroshot, ensemble, fit, eval and interpret on satellite photographs and on small drawn data sets.
 
@@ -38,14 +40,11 @@ def demo(
         bars = Bars(live)
         draw_demo(folder, lambda done: bars.update("drawing data sets", done, len(TASKS)))
 
-    table = Table(title="top-1 accuracy in %", title_justify="left", box=None, pad_edge=False)
-    table.add_column("task")
-    for heading in ("hand-written", "ensemble", "learned", "gain"):
-        table.add_column(heading, justify="right")
+    rows: list[tuple[str, ...]] = []
 
     def compare(row: str, hand_written: float, ensemble: float, learned: float) -> None:
         gain = f"{100 * (learned - hand_written):+.1f}"
-        table.add_row(row, percent(hand_written), percent(ensemble), percent(learned), gain)
+        rows.append((row, percent(hand_written), percent(ensemble), percent(learned), gain))
 
     def learn(name: str, *template: str) -> tuple[float, float, float]:
         """Top-1 of the hand-written prompt, the ensemble and the learned prompt on a data set's test images."""
@@ -72,7 +71,8 @@ def demo(
         )
     first = str(folder / "runs" / "satellites")
     _run(coop, ["interpret", first, "--top", "3"], quiet=False)
-    out.print(table)
+    line("top-1 accuracy in %")
+    table(("task", "hand-written", "ensemble", "learned", "gain"), rows)
     say(f"\nThe images and runs are in {folder}. Next: coop fit on a folder of your own, one folder of images per class.")
 
 

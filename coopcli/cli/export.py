@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .console import print_json, printable, say, talk
+from .console import line, print_json, say, status
 
 
 def export(
@@ -20,6 +20,8 @@ def export(
     model: options.SameModelOption = None,
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """Write a learned prompt with its image tower as one ONNX file, for machines without PyTorch.
@@ -40,15 +42,15 @@ def export(
     source, revision = (model, None) if model else (learned.model, learned.revision)
     backbone = open_backbone(source, revision, "cpu", "float32", pickles)
     classifier = Classifier(learned, backbone, names, open_cache(no_cache))
-    with talk.status("exporting"):
+    with status("exporting"):
         content = onnx_bytes(classifier)
         off = difference(content, classifier)
     write_atomically(output, content)
     if off is None:
         say("note: onnxruntime is not installed here; the file was not compared with PyTorch")
     if json:
-        told = {"command": "export", "prompt": prompt, "model": backbone.name, "output": str(output)}
-        print_json(told | {"bytes": len(content), "class_names": names, "difference": off})
+        about = {"command": "export", "prompt": prompt, "model": backbone.name, "output": str(output)}
+        print_json(about | {"bytes": len(content), "class_names": names, "difference": off})
         return
     compared = "" if off is None else f", within {off:.0e} of PyTorch's probabilities"
-    print(f"{printable(str(output))}: {len(names)} classes, {len(content) / 1e6:.1f} MB{compared}")
+    line(f"{output}: {len(names)} classes, {len(content) / 1e6:.1f} MB{compared}")

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from ..choices import Classes, Position, RecipeName
 from ..files import PROMPT_FILE
 from . import options
 from .config import settings_of, typed
-from .console import Bars, out, percent, print_json, progress, say
+from .console import Bars, line, percent, print_json, progress, say, table
 
 if TYPE_CHECKING:
     from ..data.load import DataSet
@@ -26,18 +24,12 @@ if TYPE_CHECKING:
 CONTEXT, RECIPE = "Context", "Recipe"
 
 
-def _shots(text: str) -> int | None:
-    if text == "all":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f'"{text}" is neither a number from 1 up nor "all"', param_hint="--shots")
-    return int(text)
-
-
 def fit(
     context: typer.Context,
     data: options.DataArgument = ".",
-    shots: Annotated[str, typer.Option("--shots", metavar="N|all", help="Train images per class: 1, 2, 4, 8, 16, ...")] = "16",
+    shots: Annotated[
+        str, typer.Option("--shots", "-n", metavar="N|all", help="Train images per class: 1, 2, 4, 8, 16, ...")
+    ] = "16",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", rich_help_panel=options.OUTPUT, show_default="coop-runs/...",
@@ -49,7 +41,7 @@ def fit(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the images, the first context, the batches.")] = 1,
     context_length: Annotated[
         int | None,
-        typer.Option("--context-length", min=1, rich_help_panel=CONTEXT, show_default="16, or the tokens of --init",
+        typer.Option("--context-length", min=1, max=1000, rich_help_panel=CONTEXT, show_default="16, or the tokens of --init",
                      help="M, the number of learned vectors."),
     ] = None,
     position: Annotated[
@@ -141,6 +133,8 @@ def fit(
     ] = None,
     plot: options.PlotOption = False,
     config: options.ConfigOption = None,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
     """Learn a prompt from a few labelled images per class.
@@ -148,7 +142,7 @@ def fit(
     CLIP stays frozen; only the context learns. The result is compared with a hand-written prompt on the test split, or
     on the images that were not trained on, and written to a run folder.
     """
-    wanted_shots, wanted_views = _shots(shots), options.read_views(views)
+    wanted_shots, wanted_views = options.read_count(shots, "all", "--shots"), options.read_views(views)
 
     from ..clip.prompts import ContextSettings, tokenize
     from ..data.fewshot import draw_few_shot, half
@@ -248,15 +242,13 @@ def check_writable(folder: Path) -> None:
 def show(result: Fit, dataset: DataSet, template: str) -> None:
     """The outcome beside the hand-written prompt's, as a table on stdout."""
     if result.test is None or result.hand_written is None:
-        out.print(f"learned from {len(result.data.train)} images of {len(result.data.class_names)} classes")
+        line(f"learned from {len(result.data.train)} images of {len(result.data.class_names)} classes")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"{dataset.name}, {result.test.metrics.n} test images")
-    for heading in ("top-1 %", "macro %"):
-        table.add_column(heading, justify="right")
-    for name, evaluation in ((f'hand-written "{template}"', result.hand_written), ("learned prompt", result.test)):
-        table.add_row(escape(name), percent(evaluation.metrics.top1), percent(evaluation.metrics.macro))
-    out.print(table)
+    rows = [
+        (name, percent(evaluation.metrics.top1), percent(evaluation.metrics.macro))
+        for name, evaluation in ((f'hand-written "{template}"', result.hand_written), ("learned prompt", result.test))
+    ]
+    table((f"{dataset.name}, {result.test.metrics.n} test images", "top-1 %", "macro %"), rows)
 
 
 def _summary(result: Fit, dataset: DataSet, folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from ..choices import Position
 from . import options
-from .console import out, print_json, say
+from .console import line, print_json, say
 
 
 def import_prompt(
@@ -36,6 +36,8 @@ def import_prompt(
         typer.Option("--output", "-o", metavar="FILE", rich_help_panel=options.OUTPUT, show_default="CHECKPOINT.safetensors",
                      help="Prompt file to write."),
     ] = None,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
     """Turn a checkpoint of the reference implementation into a prompt file.
@@ -55,10 +57,10 @@ def import_prompt(
     path = output or Path(f"{checkpoint.name}.safetensors")
     prompt.save(path)
     if json:
-        told = {"checkpoint": str(checkpoint), "prompt": str(path), "model": backbone.name, **asdict(prompt.settings)}
-        print_json({"command": "import", **told, "epoch": found.epoch, "class_names": names})
+        about = {"checkpoint": str(checkpoint), "prompt": str(path), "model": backbone.name, **asdict(prompt.settings)}
+        print_json({"command": "import", **about, "epoch": found.epoch, "class_names": names})
     else:
         shape = f"{prompt.settings.n_ctx} vectors of {backbone.text_encoder.width}"
         owner = "for each class" if prompt.settings.csc else "for all classes"
-        out.print(f"{len(names)} classes, {shape} {owner}, class name at position {position}")
+        line(f"{len(names)} classes, {shape} {owner}, class name at position {position}")
         say(f"prompt: {path}")

@@ -8,11 +8,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ..choices import Metric
 from . import options
-from .console import Bars, out, print_json, progress, shown
+from .console import Bars, line, print_json, printable, progress, table
 
 if TYPE_CHECKING:
     from ..learned.interpret import Gains, Lexicon, Reading
@@ -51,6 +50,8 @@ def interpret(
     device: options.DeviceOption = "auto",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
     """Show the words nearest to each learned vector, in the model's own token embedding.
@@ -106,36 +107,38 @@ def show(readings: Sequence[tuple[str, Reading]], kind: str) -> None:
     owners = dict.fromkeys(owner for _, reading in readings for owner in reading.near)
     for owner in owners:
         if owner is not None:
-            out.print(f"[bold]{shown(owner)}[/bold]")
-        out.print(_contexts([(name, reading) for name, reading in readings if owner in reading.near], owner, kind))
+            line(owner, "bold")
+        _show_contexts([(name, reading) for name, reading in readings if owner in reading.near], owner, kind)
     for median, model in {reading.spacing.median: reading.prompt.model for _, reading in readings}.items():
-        out.print(
-            f"[dim]{shown(model)}: half of its {kind} have another token nearer than {median:.2f}; "
-            "farther than: the share that have one nearer than the vector has[/dim]"
+        line(
+            f"{model}: half of its {kind} have another nearer than {median:.2f}; "
+            "farther than: the share that have one nearer than the vector has",
+            "dim",
         )
     for name, reading in readings:
         if reading.movements:
-            out.print()
+            line()
             _show_movements(reading, name if len(readings) > 1 else None)
 
 
-def _contexts(readings: Sequence[tuple[str, Reading]], owner: str | None, kind: str) -> Table:
-    table = _table("vector")
+def _show_contexts(readings: Sequence[tuple[str, Reading]], owner: str | None, kind: str) -> None:
+    headings = ["vector"]
     for name, _ in readings:
-        whose = f"{shown(name)}\n" if len(readings) > 1 else ""
-        table.add_column(f"{whose}nearest {kind} (distance)", overflow="fold")
-        table.add_column("farther\nthan", justify="right", no_wrap=True)
+        whose = f"{printable(name)}\n" if len(readings) > 1 else ""
+        headings += [f"{whose}nearest {kind} (distance)", "farther\nthan"]
+    rows = []
     for row in range(max(len(reading.near[owner]) for _, reading in readings)):
-        cells = []
+        cells = [str(row + 1)]
         for _, reading in readings:
             vectors = reading.near[owner]
             if row < len(vectors):
-                tokens = ", ".join(f"{shown(token.token)} ({token.distance:.2f})" for token in vectors[row])
-                cells += [tokens, f"{100 * reading.farther_than(vectors[row]):.0f} %"]
+                nearest = ", ".join(f"{token.token} ({token.distance:.2f})" for token in vectors[row])
+                cells += [nearest, f"{100 * reading.farther_than(vectors[row]):.0f} %"]
             else:  # a shorter context
                 cells += ["", ""]
-        table.add_row(str(row + 1), *cells)
-    return table
+        rows.append(cells)
+    texts = range(1, len(headings), 2)
+    table(headings, rows, left=texts, fold=texts)
 
 
 def _show_movements(reading: Reading, name: str | None) -> None:
@@ -143,24 +146,15 @@ def _show_movements(reading: Reading, name: str | None) -> None:
         return
     common, by_class = reading.movements
     if name:
-        out.print(f"[bold]{shown(name)}[/bold]")
-    table = _table("class features", "left")
-    table.add_column("similarity to hand-written", justify="right")
-    table.add_column("moved towards (gain in similarity)")
-    table.add_row("all together", "", _gains(common))
+        line(name, "bold")
+    rows = [("all together", "", _gains(common))]
     for class_name, movement in zip(reading.prompt.class_names, by_class, strict=True):
-        table.add_row(shown(class_name), f"{movement.similarity:.3f}", _gains(movement.towards))
-    out.print(table)
-
-
-def _table(heading: str, justify: str = "right") -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    return table
+        rows.append((class_name, f"{movement.similarity:.3f}", _gains(movement.towards)))
+    table(("class features", "similarity to hand-written", "moved towards (gain in similarity)"), rows, left=(0, 2))
 
 
 def _gains(gains: Gains) -> str:
-    return ", ".join(f"{shown(word)} ({gain:+.2f})" for word, gain in gains) or "no word"
+    return ", ".join(f"{word} ({gain:+.2f})" for word, gain in gains) or "no word"
 
 
 def _as_dict(name: str, reading: Reading) -> dict[str, Any]:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from . import options
-from .console import out, percent, print_json, say, shown
+from .console import percent, print_json, say, table
 
 
 def list_runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look; folders below it count too.")] = Path(
         options.RUNS_FOLDER
     ),
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """List runs and sweeps: data, model, variant, shots, accuracy, gain, date, and how far those are that are not done.
@@ -34,14 +35,11 @@ def list_runs(
     if not rows:
         say(f'note: no runs in "{folder}"; `coop fit DATA` makes one')
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("run", "data", "model", "variant", "shots", "top-1 %", "gain", "date", "state"):
-        right = heading in ("shots", "top-1 %", "gain")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=right or heading == "date")
+    cells = []
     for row in rows:
         gain = "-" if row.gain is None else f"{100 * row.gain:+.1f}"
         place = Path(row.folder)
         name = place.relative_to(folder) if place != folder else place
-        words = [str(name), row.data, row.model, row.variant, row.shots, percent(row.accuracy), gain, row.date, row.state]
-        table.add_row(*map(shown, words), style="" if row.state == DONE else "dim")
-    out.print(table)
+        cells.append((str(name), row.data, row.model, row.variant, row.shots, percent(row.accuracy), gain, row.date, row.state))
+    headings = ("run", "data", "model", "variant", "shots", "top-1 %", "gain", "date", "state")
+    table(headings, cells, left=(0, 1, 2, 3, 8), dim=[row.state != DONE for row in rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +12,34 @@ from ..choices import DEFAULT_MODEL as DEFAULT_MODEL
 from ..choices import Classes, Device, Dtype, OnError
 from ..files import RUNS_FOLDER as RUNS_FOLDER
 from .config import use_settings
+from .console import QUIET, VERBOSE, set_level
+
+
+def be_quiet(wanted: bool) -> bool:
+    """Silence talk for the rest of the process."""
+    if wanted:
+        set_level(QUIET)
+    return wanted
+
+
+def be_verbose(wanted: bool) -> bool:
+    """Say more for the rest of the process."""
+    if wanted:
+        set_level(VERBOSE)
+    return wanted
 
 
 def read_views(text: str) -> int:
-    """The number of views that --views says; 0: new ones in every epoch. Raises BadParameter for anything else."""
-    if text == "online":
-        return 0
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f'"{text}" is neither a number from 1 up nor "online"', param_hint="--views")
+    """Read --views, 0 for new ones in every epoch; raises BadParameter for what is neither."""
+    return read_count(text, "online", "--views") or 0
+
+
+def read_count(text: str, word: str, option: str) -> int | None:
+    """Read a number from 1 up, or None for the word; raises BadParameter for anything else."""
+    if text == word:
+        return None
+    if not re.fullmatch("[0-9]{1,6}", text) or int(text) < 1:
+        raise typer.BadParameter(f'"{text}" is neither a number from 1 to 999999 nor "{word}"', param_hint=option)
     return int(text)
 
 
@@ -38,7 +59,7 @@ PromptArgument = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", metavar="ID|FOLDER|mini|open_clip:ARCH/WEIGHTS", rich_help_panel=MODEL,
+        "--model", "-m", metavar="ID|FOLDER|mini|open_clip:ARCH/WEIGHTS", rich_help_panel=MODEL,
         help="A CLIPModel: a Hugging Face id, a local folder, or `mini`, the small embedded one. "
         "Or, with open_clip_torch installed, one of open_clip's: `open_clip:RN50/openai`, or a file for the weights.",
     ),
@@ -46,7 +67,7 @@ ModelOption = Annotated[
 SameModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="ID|FOLDER", rich_help_panel=MODEL,
+        "--model", "-m", metavar="ID|FOLDER", rich_help_panel=MODEL,
         help="The same model in another place; by default the one that the prompt names.",
     ),
 ]  # fmt: skip
@@ -137,6 +158,14 @@ ConfigOption = Annotated[
         help="Take options from a settings file, such as a run folder's settings.toml; those typed here come first.",
     ),
 ]  # fmt: skip
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", callback=be_quiet, rich_help_panel=OUTPUT, help="Neither notes nor progress on stderr."),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", callback=be_verbose, rich_help_panel=OUTPUT, help="Also say where time and memory go."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)]
 PlotOption = Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the figures.", rich_help_panel=OUTPUT)]
 PredictionsOption = Annotated[

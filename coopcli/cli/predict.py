@@ -12,7 +12,7 @@ import typer
 from rich.cells import cell_len
 
 from . import options
-from .console import percent, print_json, printable, progress, say
+from .console import field, line, percent, print_json, printable, progress, say
 
 if TYPE_CHECKING:
     from ..learned.predict import Prediction
@@ -44,6 +44,8 @@ def predict(
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.", rich_help_panel=options.OUTPUT)] = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: Annotated[
         bool,
         typer.Option("--json", help="Print JSON lines on stdout: one object for each image.", rich_help_panel=options.OUTPUT),
@@ -101,39 +103,40 @@ def _paths_on_stdin() -> Iterator[str]:
         yield from map(os.fsdecode, sys.stdin.buffer)
 
 
-def _print_json(found: Prediction) -> None:
-    top = [{"class": name, "probability": round(probability, 6)} for name, probability in found.top]
+def _print_json(prediction: Prediction) -> None:
+    top = [{"class": name, "probability": round(probability, 6)} for name, probability in prediction.top]
     best = top[0]["probability"]
-    print_json({"image": found.image, "class": found.class_name, "probability": best, "top": top}, indent=None)
+    print_json({"image": prediction.image, "class": prediction.class_name, "probability": best, "top": top}, indent=None)
 
 
 def _csv_printer(top: int) -> Callable[[Prediction], None]:
-    """Prints a header, and for each image a row: image, class, probability, and with --top more than 1 all of these."""
+    """Print a header, and for each image a row: image, class, probability, and with --top the pairs of all its ranks."""
     rows = csv_format.writer(sys.stdout, lineterminator="\n")
     ranks = range(1, top + 1) if top > 1 else ()
     rows.writerow(["image", "class", "probability", *(f"{what}_{rank}" for rank in ranks for what in ("class", "probability"))])
 
-    def show(found: Prediction) -> None:
-        pairs = [(name, f"{probability:.6f}") for name, probability in found.top]
-        rows.writerow([found.image, found.class_name or NONE, pairs[0][1], *(cell for pair in pairs for cell in pair if ranks)])
+    def show(prediction: Prediction) -> None:
+        pairs = [(field(name), f"{probability:.6f}") for name, probability in prediction.top]
+        best = NONE if prediction.class_name is None else pairs[0][0]
+        rows.writerow([field(prediction.image), best, pairs[0][1], *(cell for pair in pairs for cell in pair if ranks)])
 
     return show
 
 
 def _table_printer(names: Sequence[str], top: int) -> Callable[[Prediction], None]:
-    """Prints a heading, and for each image a line for each of its top classes, the first with the image."""
+    """Print a heading, and for each image a line for each of its top classes, the first with the image."""
     width = min(WIDEST, max(cell_len(printable(name)) for name in (*names, NONE)))
 
-    def line(share: str, name: str, image: str = "") -> None:
-        name, image = printable(name), printable(image)
-        print(f"{share:>5}  {name}{' ' * (width - cell_len(name))}  {image}".rstrip())
+    def row(share: str, name: str, image: str = "") -> None:
+        name = printable(name)
+        line(f"{share:>5}  {name}{' ' * (width - cell_len(name))}  {image}".rstrip())
 
-    def show(found: Prediction) -> None:
-        lines = [(percent(probability), name) for name, probability in found.top]
-        if found.class_name is None:
-            lines = [("", NONE), *lines] if top > 1 else [(lines[0][0], NONE)]
-        for number, (share, name) in enumerate(lines):
-            line(share, name, "" if number else found.image)
+    def show(prediction: Prediction) -> None:
+        ranks = [(percent(probability), name) for name, probability in prediction.top]
+        if prediction.class_name is None:  # the best guess stays in sight
+            ranks = [("", NONE), *ranks] if top > 1 else [(ranks[0][0], f"{NONE} ({ranks[0][1]}?)")]
+        for number, (share, name) in enumerate(ranks):
+            row(share, name, "" if number else prediction.image)
 
-    line("%", "class", "image")
+    row("%", "class", "image")
     return show

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .console import print_json, printable, say, shown, talk
+from .console import line, print_json, say, status
 
 
 def push(
@@ -21,6 +21,8 @@ def push(
         str | None, typer.Option("--license", metavar="ID", help="Named in the card, e.g. mit or cc-by-4.0.")
     ] = None,
     message: Annotated[str, typer.Option("--message", metavar="TEXT", help="Of the commit.")] = "Push with coop",
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """Share a learned prompt: send it with its model card to the Hugging Face hub.
@@ -46,10 +48,10 @@ def push(
         files |= {f"{TUNED_FOLDER}/{part.name}": part for part in sorted((folder / TUNED_FOLDER).iterdir())}
     prepare_hub()  # before the card is made, with the hub's library
     card = card_of(path, learned, target, license)
-    with talk.status(f"pushing to {shown(target)}"):
+    with status(f"pushing to {target}"):
         pushed = push_prompt(files, card, target, message, private)
     if json:
         print_json({"command": "push", "prompt": prompt, "url": pushed.url, "commit": pushed.commit, "files": pushed.files})
     else:
-        print(printable(pushed.url))
+        line(pushed.url)
         say(f"to use it: coop eval {target} DATA")

@@ -34,6 +34,8 @@ def report(
     device: options.DeviceOption = "auto",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
     """Write one HTML page about runs: accuracy and gain, curves, confusion, worst mistakes, nearest tokens, settings.

@@ -14,18 +14,18 @@ from ..data.load import DataSet, ImageItem, describe, load_data
 from ..errors import CoopError
 from ..experiments.plots import check_matplotlib
 from ..hub import prompt_path
-from .console import say, shown, talk
+from .console import say, status
 
 
 def find_prompt(source: str) -> Path:
     """A prompt's file or folder, fetched from the hub if it is not a path here, saying so while it lasts."""
-    with talk.status(f"looking for {shown(source)}"):
+    with status(f"looking for {source}"):
         return prompt_path(source)
 
 
 def open_backbone(model: str, revision: str | None, device: Device, dtype: Dtype, pickles: bool = False) -> Backbone:
     """Load the model, saying so while it lasts."""
-    with talk.status(f"loading {shown(model)}"):
+    with status(f"loading {model}"):
         return load_backbone(model, revision, device, dtype, pickles)
 
 

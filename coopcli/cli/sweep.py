@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
-from rich.table import Table
 
 from ..choices import Position, RecipeName
 from ..learning.methods import METHODS
 from . import options
 from .config import settings_of, typed
-from .console import Bars, out, print_json, progress, say, shown
+from .console import Bars, line, print_json, progress, say, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,8 +38,8 @@ def _axis(text: str, read: Callable[[str], T], option: str) -> list[T]:
 
 
 def _count(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise ValueError(f'"{word}" is no number from 1 up')
+    if not re.fullmatch("[0-9]{1,6}", word) or int(word) < 1:
+        raise ValueError(f'"{word}" is not a number from 1 to 999999')
     return int(word)
 
 
@@ -50,15 +50,15 @@ def _words(text: str) -> str:
 
 
 def _seed(word: str) -> int:
-    if not word.isdecimal():
-        raise ValueError(f'"{word}" is no seed')
+    if not re.fullmatch("[0-9]{1,18}", word):
+        raise ValueError(f'"{word}" is not a seed: a number of 18 digits at most')
     return int(word)
 
 
 def _one_of(known: Sequence[str]) -> Callable[[str], str]:
     def read(word: str) -> str:
         if word not in known:
-            raise ValueError(f'"{word}" is none of: {", ".join(known)}')
+            raise ValueError(f"unknown value; choose among {', '.join(known)}")
         return word
 
     return read
@@ -72,13 +72,14 @@ def sweep(
         typer.Option("--methods", metavar="A,B,...", rich_help_panel=AXES_PANEL, help=f"{', '.join(METHODS)}."),
     ] = "zeroshot,ensemble,linear-probe,coop",
     shots: Annotated[
-        str, typer.Option("--shots", metavar="N,N,...", help="Train images per class; `all` too.", rich_help_panel=AXES_PANEL)
+        str,
+        typer.Option("--shots", "-n", metavar="N,N,...", help="Train images per class, or `all`.", rich_help_panel=AXES_PANEL),
     ] = "1,2,4,8,16",
     seeds: Annotated[
         str, typer.Option("--seeds", metavar="N,N,...", help="Each draws its images.", rich_help_panel=AXES_PANEL)
     ] = "1,2,3",
     model: Annotated[
-        str, typer.Option("--model", metavar="A,B,...", help="Models, as for `coop fit`.", rich_help_panel=AXES_PANEL)
+        str, typer.Option("--model", "-m", metavar="A,B,...", help="Models, as for `coop fit`.", rich_help_panel=AXES_PANEL)
     ] = options.DEFAULT_MODEL,
     context_length: Annotated[
         str | None,
@@ -136,12 +137,14 @@ def sweep(
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
     config: options.ConfigOption = None,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
     """Run a grid of experiments: methods over shots, seeds and variants, and draw the paper's figure.
 
-    Each experiment is kept when it is done; the same command goes on where it was stopped, and a larger grid in the same
-    folder does only what is new. With `--classes base`, methods learn on the base classes and are tested on both halves.
+    Each experiment is kept when it is done: run the same command to resume a stopped grid; a larger grid in the same folder
+    does only what is new. With `--classes base`, methods learn on the base classes and are tested on both halves.
     """
     from ..clip.cache import default_cache_folder
     from ..clip.templates import read_templates
@@ -212,23 +215,16 @@ def sweep(
 
 
 def show(title: str, lines: Sequence[SummaryRow]) -> None:
-    """Mean and spread over the seeds, a row for each method and variant, a column for each number of shots; and the costs."""
+    """Print mean and spread over the seeds, a row for each method and variant, a column for each number of shots; and costs."""
     from ..experiments.summary import VALUES, costs_of, table_of
 
     for value, heading in VALUES.items():
-        if any(getattr(line, value) for line in lines):
-            out.print(f"[bold]{shown(title)}: {heading}[/bold], mean and standard deviation over seeds", soft_wrap=True)
-            _print(table_of(lines, value))
+        if any(getattr(row, value) for row in lines):
+            line(f"{title}: {heading}, mean and standard deviation over seeds", "bold")
+            headings, *rows = table_of(lines, value)
+            table(headings, rows)
     if len(costs := costs_of(lines)) > 1:
-        out.print("\n[bold]What each learns[/bold], at the most shots; mean seconds, features in the cache", soft_wrap=True)
-        _print(costs, left=(0, 2))
-
-
-def _print(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
-    """A table, its first row the headings; all columns but those of `left` are numbers."""
-    table = Table(box=None, pad_edge=False)
-    for number, word in enumerate(rows[0]):
-        table.add_column(word, justify="left" if number in left else "right")
-    for row in rows[1:]:
-        table.add_row(*map(shown, row))
-    out.print(table)
+        line()
+        line("What each learns, at the most shots; mean seconds, features in the cache", "bold")
+        headings, *rows = costs
+        table(headings, rows, left=(0, 2))

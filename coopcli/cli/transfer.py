@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from . import options
-from .console import Bars, out, print_json, progress, say, shown
+from .console import Bars, line, print_json, progress, say, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +64,8 @@ def transfer(
     dtype: options.DtypeOption = "float32",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
     """Learned prompts x data sets: how well do they do elsewhere (domain generalisation)?
@@ -107,18 +108,18 @@ def transfer(
     with progress() as live:
         bars = Bars(live)
         rows = run_transfer(learned, targets, backbone_of, read_templates(templates), open_cache(no_cache), bars.update)
-    table = matrix(rows)
+    spreads = matrix(rows)
     first = learned[0][1].training.get("data", "prompts")
     folder = output or Path(options.RUNS_FOLDER) / re.sub(r"[^\w.-]+", "-", f"transfer-{first}")
     content = {**provenance(pick_device(device)), "command": "transfer", "results": [asdict(row) for row in rows]}
     write_atomically(folder / "transfer.csv", csv_of(asdict(row) for row in rows).encode())
     write_json(folder / "transfer.json", content)
     if plot:
-        draw(folder / "transfer", table)
+        draw(folder / "transfer", spreads)
     if json:
         print_json(content)
     else:
-        show(table)
+        show(spreads)
     for row in rows:
         if row.note:
             say(f"note: {row.file} on {row.dataset}: {row.note}")
@@ -152,14 +153,9 @@ def _prompt(word: str) -> Path | None:
     return None if fetched == path else fetched
 
 
-def show(table: dict[str, dict[str, Spread | None]]) -> None:
+def show(spreads: dict[str, dict[str, Spread | None]]) -> None:
     """A row for each prompt, a column for each data set, on stdout."""
-    out.print("[bold]top-1 %[/bold], mean and standard deviation over seeds", soft_wrap=True)
-    columns = list(next(iter(table.values())))
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column("prompt")
-    for name in columns:
-        grid.add_column(shown(name), justify="right")
-    for source, by_data in table.items():
-        grid.add_row(shown(source), *(str(by_data.get(name) or "-") for name in columns))
-    out.print(grid)
+    line("top-1 %, mean and standard deviation over seeds", "bold")
+    columns = list(next(iter(spreads.values())))
+    rows = [(source, *(str(by_data.get(name) or "-") for name in columns)) for source, by_data in spreads.items()]
+    table(("prompt", *columns), rows)

@@ -33,6 +33,8 @@ def zeroshot(
     dtype: options.DtypeOption = "float32",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """Measure the zero-shot accuracy of a hand-written prompt.
@@ -75,6 +77,8 @@ def ensemble(
     dtype: options.DtypeOption = "float32",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
     """Measure the zero-shot accuracy of a prompt ensemble: class features averaged over many templates.

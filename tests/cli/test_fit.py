@@ -108,9 +108,8 @@ def test_ctrl_c_keeps_the_last_whole_epoch(photos, tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == ""
     opening, error = err.splitlines()
-    assert opening == "data: photos: 3 classes, 18 images" and error.startswith(
-        "coop: stopped; the same command goes on from here"
-    )
+    assert opening == "data: photos: 3 classes, 18 images"
+    assert error.startswith("coop: stopped; run the same command to resume")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.toml", "checkpoint.safetensors"}
 
 

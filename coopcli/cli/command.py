@@ -1,0 +1,70 @@
+"""What all commands share: bounds that every value keeps, and usage errors in one line."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from ..names import encodable
+from .config import key_of
+
+# Options that are texts; in the others, a name of a file may hold bytes that are not Unicode.
+TEXTS = {
+    "template", "init", "revision", "split", "image-column", "label-column", "wandb", "license", "message", "target", "methods",
+    "model",
+}  # fmt: skip
+LARGEST = 2**63 - 1  # what seeds, counts and sizes may be: the integers of PyTorch and SQLite
+
+
+class Command(TyperCommand):
+    """A command whose numbers are finite and of a possible size, and whose texts can be names of files."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; raises BadParameter for a value that no option can mean."""
+        left = super().parse_args(ctx, args)
+        for parameter in self.params:
+            values = ctx.params.get(parameter.name)
+            for value in values if isinstance(values, (list, tuple)) else [values]:
+                if problem := problem_of(value, key_of(parameter)):
+                    raise typer.BadParameter(problem, ctx=ctx, param=parameter)  # type: ignore[arg-type]
+        return left
+
+
+def problem_of(value: Any, key: str = "") -> str | None:
+    """Say what is wrong with a value, whichever option it is of; None when nothing is."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a finite number"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"a number of {len(str(value)) if abs(value) < 10**4000 else 'over 4000'} digits is too large"
+    if value is not None and "\0" in str(value):
+        return f'"{value}" holds a null character'
+    if key in TEXTS and value is not None and str(value) != encodable(str(value)):
+        return f'"{value}" is not valid Unicode text'
+    return None
+
+
+def usage_line(error: Any) -> str:
+    """Put a usage error of typer into one line that ends on where to look."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    hint = getattr(error, "param_hint", None) or (key_of(parameter) if parameter else None)
+    name = hint if isinstance(hint, str) or hint is None else ", ".join(hint)
+    if parameter and name == key_of(parameter) and parameter.param_type_name == "option":
+        name = f"--{name}"
+    message = str(getattr(error, "message", error)).removeprefix("Value error, ")
+    message = re.sub(r"^Input should be (.*?)(, unable to .*)?$", r"must be \1", message)
+    if isinstance(error, typer.BadParameter) and name and message:
+        choice = re.fullmatch(r"'(.*)' is not one of (.*?)\.?", message, re.DOTALL)
+        if choice:
+            *others, last = re.findall(r"'([\w.-]+)'", choice[2])
+            message = f'unknown {name.removeprefix("--")} "{choice[1]}"; choose {", ".join(others)} or {last}'
+        else:
+            message = f"{name}: {message}"
+    else:
+        message = error.format_message()
+    message = " ".join(message.split()).removesuffix(".")
+    message = message[:1].lower() + message[1:]
+    return f"{message} (see {context.command_path} --help)" if context else message
