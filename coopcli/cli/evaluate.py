@@ -41,7 +41,7 @@ def evaluate(
     from ..data.fewshot import half
     from ..experiments.contents import overlap, trained_on
     from ..experiments.run_folder import provenance
-    from ..learned.classifier import evaluate_learned
+    from ..learned.applied import evaluate_learned
     from ..learned.prompt import load_learned
     from .setup import Source, find_prompt, open_backbone, open_cache, pick_items
 

@@ -70,7 +70,7 @@ def interpret(
     """
     from ..clip.templates import DEFAULT_TEMPLATE
     from ..errors import UsageError
-    from ..learned.classifier import check_backbone
+    from ..learned.applied import check_backbone
     from ..learned.interpret import lexicon_of, read_prompt
     from ..learned.prompt import load_prompt
     from .setup import find_prompt, open_backbone, open_cache

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -51,6 +51,10 @@ class Backbone:
     device: torch.device
     dtype: Dtype
     logit_scale: float
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: the text encoder, whose weights are packed for this machine, is built again on first use."""
+        return {name: value for name, value in vars(self).items() if name != "text_encoder"}
 
     @cached_property
     def text_encoder(self) -> TextEncoder:

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from platformdirs import user_cache_dir
@@ -65,6 +65,16 @@ class FeatureCache:
         self._damaged: int | None = None  # the inode of the file that turned out damaged
         self._run(lambda: None)
         self._logged = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: where the features are and their bound. Those in memory are not copied."""
+        return {"folder": self.path and self.path.parent, "bound": None if self.path else self.max_bytes()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the cache again; one in memory is empty."""
+        self.__init__(state["folder"])  # type: ignore[misc]
+        if state["bound"]:
+            self.limit(state["bound"])
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
         """Get the undamaged features among these keys, flat float32, by key."""

@@ -240,7 +240,8 @@ def _cores() -> int:
 def _workers(n_images: int) -> Iterator[Executor]:
     """Start processes to decode in, where that is quick (fork on Linux); else threads: Pillow mostly releases the GIL."""
     executor: Executor | None = None
-    if n_images >= WORTH_PROCESSES and sys.platform == "linux":
+    in_pool = multiprocessing.current_process().daemon  # a multiprocessing.Pool allows its workers no processes
+    if n_images >= WORTH_PROCESSES and sys.platform == "linux" and not in_pool:
         by_main_thread = threading.current_thread() is threading.main_thread()
         with suppress(OSError, ImportError):  # no semaphores: /dev/shm is missing or read-only
             executor = ProcessPoolExecutor(

@@ -23,7 +23,7 @@ from ..data.fewshot import FewShot, draw_few_shot, few_images, half, label_range
 from ..data.load import DataSet, ImageItem
 from ..errors import CoopError
 from ..files import HEAD_FILE, PROMPT_FILE, checkpoint_of
-from ..learned.classifier import as_head
+from ..learned.applied import as_head
 from ..learned.head import Head
 from ..learned.prompt import LearnedPrompt, load_learned
 from ..learned.scores import Classify, Metrics, by_class_features, evaluate_features

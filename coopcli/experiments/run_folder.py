@@ -30,8 +30,8 @@ from ..files import (
     checkpoint_of,
     write_atomically,
 )
+from ..learned.applied import learned_features
 from ..learned.card import kept_card, model_card
-from ..learned.classifier import learned_features
 from ..learned.prompt import LearnedPrompt, load_prompt
 from ..learned.scores import Evaluation, Metrics
 from ..learning.fit import Fit

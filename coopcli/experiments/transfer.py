@@ -16,7 +16,7 @@ from ..clip.image_features import image_features
 from ..data.fewshot import test_items
 from ..data.load import DataSet, ImageItem
 from ..errors import CoopError
-from ..learned.classifier import as_head, check_backbone, classes_of
+from ..learned.applied import as_head, check_backbone, classes_of
 from ..learned.head import Head
 from ..learned.prompt import LearnedPrompt
 from ..learned.scores import Classify, by_class_features, evaluate_features

@@ -21,7 +21,7 @@ from ..clip.templates import DEFAULT_TEMPLATE
 from ..clip.tokens import readable_token, whole_words
 from ..errors import UsageError
 from ..names import distinct
-from .classifier import learned_features
+from .applied import learned_features
 from .prompt import LearnedPrompt
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from ..data.checks import count_traps, leak_traps, warn
 from ..data.fewshot import FewShot, draw_few_shot, few_images
 from ..data.load import DataSet
 from ..errors import CoopError, UsageError
-from ..learned.classifier import learned_features
+from ..learned.applied import learned_features
 from ..learned.prompt import LearnedPrompt
 from ..learned.scores import Evaluation, by_class_features, evaluate_features
 from ..version import __version__

@@ -23,7 +23,7 @@ from ..data.fewshot import FewShot, draw_few_shot
 from ..data.load import ImageItem, load_data
 from ..errors import CoopError
 from ..experiments.run_folder import Run
-from ..learned.classifier import check_backbone, learned_logits
+from ..learned.applied import check_backbone, learned_logits
 from ..learned.interpret import NearToken, nearest_by_class, token_spacing
 from ..learned.prompt import LearnedPrompt
 

@@ -11,7 +11,7 @@ from coopcli.clip.prompts import ContextSettings
 from coopcli.data.checks import count_traps, leak_traps, name_traps, prompt_traps
 from coopcli.data.dataset import DataSet, ImageItem, file_item
 from coopcli.data.load import load_data
-from coopcli.learned.classifier import classes_of
+from coopcli.learned.applied import classes_of
 from coopcli.learned.prompt import LearnedPrompt
 
 

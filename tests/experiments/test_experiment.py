@@ -12,7 +12,7 @@ from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
 from coopcli.experiments.experiment import Laboratory
 from coopcli.experiments.grid import Cell, Plan, Variant
-from coopcli.learned.classifier import learned_features
+from coopcli.learned.applied import learned_features
 from coopcli.learned.prompt import load_learned
 from coopcli.learning.fit import fit
 from coopcli.learning.methods import METHODS

@@ -12,7 +12,7 @@ from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
 from coopcli.experiments import transfer as module
 from coopcli.experiments.transfer import Target, matrix, transfer
-from coopcli.learned.classifier import as_head, learned_logits
+from coopcli.learned.applied import as_head, learned_logits
 from coopcli.learned.scores import evaluate_logits
 from coopcli.learning.fit import fit
 from coopcli.learning.recipe import Recipe

@@ -1,7 +1,11 @@
 """Learned classifiers from Python: scikit-learn's manner, class features for others, and what is refused."""
 
 import copy
+import io
+import multiprocessing
+import pickle
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -13,7 +17,7 @@ from coopcli.clip.backbone import Backbone
 from coopcli.clip.image_features import image_features
 from coopcli.clip.prompts import context_prompts
 from coopcli.errors import CoopError, UsageError
-from coopcli.learned.classifier import learned_features, learned_logits
+from coopcli.learned.applied import learned_features, learned_logits
 from coopcli.learned.head import Head
 
 
@@ -145,10 +149,10 @@ def test_what_is_refused(prompt, mini, photos):
             prompt.predict(wrong)
     with pytest.raises(CoopError, match="gone"):
         prompt.predict([path, "gone.png"])
-    with pytest.raises(UsageError, match='"crimson" is none of the classes: red, green, blue'):
+    with pytest.raises(UsageError, match='unknown class "crimson"; the classes are red, green, blue'):
         prompt.score([path], ["crimson"])
     for images, labels in (([path], ["red", "red"]), ([], [])):
-        with pytest.raises(UsageError, match=f"{len(images)} images and {len(labels)} labels"):
+        with pytest.raises(UsageError, match=f"{len(images)} images and {len(labels)} labels; give one label"):
             prompt.score(images, labels)
     stranger = copy.copy(mini)
     object.__setattr__(stranger, "fingerprint", "0" * 32)
@@ -169,3 +173,54 @@ def test_arguments_of_another_kind(prompt):
     for image in (3, None, [None]):
         with pytest.raises(UsageError, match="a path, a PIL image or an array is needed"):
             prompt.predict(image)
+
+
+def by_pickle(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+def by_joblib(value):
+    content = io.BytesIO()
+    joblib.dump(value, content)
+    content.seek(0)
+    return joblib.load(content)
+
+
+@pytest.mark.parametrize("copied", [by_pickle, copy.copy, copy.deepcopy, by_joblib])
+def test_copies_predict_the_same(mini, photos, tmp_path, copied):
+    """What Pool.map, joblib and a program's own copies do."""
+    paths = sorted(photos.rglob("*.png"))[::5]
+    for original in (
+        Prompt(learned_prompt(mini), mini),
+        Prompt(learned_prompt(mini), mini, cache=FeatureCache(tmp_path / "cache")),
+        Classifier(some_head(mini), mini),
+        Prompt(learned_prompt(mini), CLIP("mini", device="cpu")),
+    ):
+        expected = original.predict_proba(paths)  # what is lazy is there
+        original.class_features() if isinstance(original, Prompt) else None
+        other = copied(original)
+        assert type(other) is type(original) and list(other.classes_) == list(original.classes_)
+        assert np.array_equal(other.predict_proba(paths), expected)
+        assert other.cache.path == original.cache.path and other.cache.max_bytes() == original.cache.max_bytes()
+        if isinstance(other, Prompt):
+            assert torch.equal(other.class_features(["moon", "sun"]), original.class_features(["moon", "sun"]))
+
+
+def test_a_worker_of_a_pool_decodes_in_threads(prompt, photos, monkeypatch):
+    """multiprocessing.Pool forbids its workers to start processes."""
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    monkeypatch.setattr("coopcli.clip.image_features.WORTH_PROCESSES", 2)
+    assert prompt.predict(sorted(photos.rglob("*.png"))).shape == (18,)
+
+
+def test_arrays_of_paths(prompt, photos):
+    paths = sorted(photos.rglob("*.png"))[::6]
+    expected = prompt.predict_proba(paths).tolist()
+    texts = np.array([str(path) for path in paths])
+    for given in (texts, texts.astype(object), np.array(paths, dtype=object), texts.reshape(-1, 1)):
+        assert prompt.predict_proba(given).tolist() == expected
+    assert prompt.predict(texts[0]).shape == prompt.predict(np.array(str(paths[0]))).shape == (1,)
+    assert prompt.score(texts, prompt.predict(texts)) == 1.0
+    pictures = np.empty(1, object)
+    pictures[0] = Image.open(paths[0])
+    assert prompt.predict_proba(pictures).tolist() == expected[:1]

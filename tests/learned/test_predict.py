@@ -19,7 +19,8 @@ from coopcli.clip.hf_clip import MINI_FOLDER
 from coopcli.clip.text_encoder import TextEncoder
 from coopcli.data.dataset import ImageItem
 from coopcli.errors import CoopError, UsageError
-from coopcli.learned.classifier import Classifier, learned_features
+from coopcli.learned.applied import learned_features
+from coopcli.learned.classifier import Classifier
 from coopcli.learned.head import Head
 from coopcli.learned.predict import Prediction, find_images, predict
 from coopcli.learned.prompt import load_learned

@@ -17,7 +17,7 @@ from coopcli import __main__
 from coopcli.clip.backbone import Backbone
 from coopcli.clip.prompts import ContextSettings
 from coopcli.errors import CoopError, UsageError
-from coopcli.learned.classifier import learned_features
+from coopcli.learned.applied import learned_features
 from coopcli.learned.prompt import load_prompt
 from coopcli.learned.reference import import_prompt, read_checkpoint, read_initial_context
 

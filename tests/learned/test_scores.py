@@ -1,18 +1,14 @@
 import math
 
-import oracle
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import some_head, some_prompt
 
-from coopcli.clip.prompts import ContextSettings, random_context
-from coopcli.data.load import DataSet, ImageItem
+from coopcli.data.load import ImageItem
 from coopcli.errors import CoopError
-from coopcli.learned.classifier import check_backbone, classes_of, learned_features
-from coopcli.learned.scores import evaluate_logits, score
+from coopcli.learned.scores import MATRIX_CLASSES, evaluate_features, evaluate_logits, score
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=80))
@@ -26,37 +22,6 @@ def test_metrics_counted_one_by_one(pairs):
     present = [recall for recall in recalls if recall is not None]
     assert metrics.macro == pytest.approx(sum(present) / len(present))
     assert metrics.confusion == [[pairs.count((a, b)) for b in range(5)] for a in range(5)]
-
-
-def learned(mini, csc=False, names=("star", "ring", "heart")):
-    how = ContextSettings(4, "end", csc)
-    context = random_context(how, len(names), mini.text_encoder.width, seed=1)
-    return some_prompt(context=context, settings=how, class_names=names, folders=names, fingerprint=mini.fingerprint)
-
-
-def test_learned_features_for_other_classes(mini):
-    prompt = learned(mini)
-    names = ["moon", "star"]
-    expected = oracle.text_features(mini.model, mini.tokenizer, names, prompt.context)
-    assert (learned_features(mini, prompt, names) - expected).abs().max() < 1e-5
-
-
-def test_class_specific_contexts_go_with_their_names(mini):
-    prompt = learned(mini, csc=True)
-    expected = oracle.text_features(mini.model, mini.tokenizer, ["heart", "star"], prompt.context[[2, 0]])
-    assert (learned_features(mini, prompt, ["heart", "star"]) - expected).abs().max() < 1e-5
-    with pytest.raises(CoopError, match='none for "moon" and 1 more'):
-        learned_features(mini, prompt, ["star", "moon", "sun"])
-
-
-def test_the_prompt_names_the_folders():
-    prompt = some_prompt(class_names=("Annual Crop Land", "sea or lake"), folders=("AnnualCrop", "SeaLake"))
-
-    def data(folders, names=None):
-        return DataSet("d", tuple(names or folders), tuple(folders), {})
-
-    assert classes_of(prompt, data(["SeaLake", "AnnualCrop"])) == ("sea or lake", "Annual Crop Land")
-    assert classes_of(prompt, data(["0", "1"], ["Sea_or_Lake", "River"])) == ("sea or lake", "River")
 
 
 def test_evaluation_by_hand():
@@ -76,24 +41,44 @@ def test_no_images():
         evaluate_logits(torch.zeros(0, 2), ["a", "b"], [])
 
 
-def test_a_prompt_of_another_model_is_refused(mini):
-    check_backbone(learned(mini), mini)
-    with pytest.raises(CoopError, match=r'learned on "mini".*"mini" .* is another model'):
-        check_backbone(some_prompt(), mini)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=80))
+def test_many_classes_are_counted_without_a_matrix(pairs):
+    """The same metrics as with a matrix, by hits and the largest confusions."""
+    labels, predicted = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    small = score(labels, predicted, 5)
+    many = score(labels, predicted, MATRIX_CLASSES + 1)
+    assert many.confusion is None and small.images is small.largest is None
+    assert (many.n, many.top1, many.macro) == (small.n, small.top1, small.macro)
+    assert many.per_class[:5] == small.per_class and set(many.per_class[5:]) == {None}
+    assert many.counts()[:5] == small.counts() and sum(many.counts()) == len(pairs)
+    assert many.hits[:5] == [small.confusion[k][k] for k in range(5)]
+    assert many.confusions() == small.confusions() and many.confusions(2) == small.confusions(2)
+    assert [n for *_, n in many.confusions()] == sorted((n for *_, n in many.confusions()), reverse=True)
 
 
-def test_vectors_of_another_width_are_refused(mini):
-    with pytest.raises(CoopError, match='vectors of 8 numbers; those of "mini" have 128'):
-        check_backbone(some_prompt(fingerprint=mini.fingerprint), mini)
-    with pytest.raises(CoopError, match='vectors of 4 numbers; those of "mini" have 128'):
-        check_backbone(some_head(fingerprint=mini.fingerprint), mini)
+def test_many_classes_as_json():
+    k = MATRIX_CLASSES + 1
+    items = [ImageItem(str(i), label, bytes) for i, label in enumerate([0, 1, 1, 2])]
+    logits = torch.zeros(4, k)
+    for row, best in enumerate([0, 2, 2, 2]):
+        logits[row, best] = 1.0
+    told = evaluate_logits(logits, [f"c{i}" for i in range(k)], items).as_dict()
+    assert "confusion" not in told and told["largest_confusions"] == [{"true": "c1", "predicted": "c2", "images": 2}]
+    assert told["images"]["c1"] == 2 and told["hits"]["c1"] == 0 and told["hits"]["c2"] == 1 and len(told["hits"]) == k
+    few = evaluate_logits(logits[:, :3], ["a", "b", "c"], items).as_dict()
+    assert list(few) == ["class_names", "n", "top1", "macro", "per_class", "confusion"]
 
 
-def test_two_classes_of_one_name_keep_their_own_contexts_and_scores(mini):
-    names = ("missile", "sun", "missile")
-    prompt = learned(mini, csc=True, names=names)
-    expected = oracle.text_features(mini.model, mini.tokenizer, names, prompt.context)
-    assert (learned_features(mini, prompt, names) - expected).abs().max() < 1e-5
-    items = [ImageItem(str(k), k, bytes) for k in range(3)]
-    told = evaluate_logits(torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]), names, items).as_dict()
-    assert told["per_class"] == {"missile": 1.0, "sun": 1.0, "missile (2)": 0.0} and told["class_names"] == list(names)
+def test_logits_come_by_blocks(monkeypatch):
+    monkeypatch.setattr("coopcli.learned.scores.BLOCK", 10)
+    features, weights, sizes = torch.randn(8, 6), torch.randn(3, 6), []
+    items = [ImageItem(str(i), i % 3, bytes) for i in range(8)]
+
+    def classify(images):
+        sizes.append(len(images))
+        return images @ weights.T
+
+    by_blocks = evaluate_features(classify, features, ["a", "b", "c"], items)
+    whole = evaluate_logits(features @ weights.T, ["a", "b", "c"], items)
+    assert sizes == [3, 3, 2] and by_blocks.predicted == whole.predicted and by_blocks.metrics == whole.metrics
+    assert by_blocks.probability == pytest.approx(whole.probability)
