@@ -28,6 +28,7 @@ from ..files import (
     RESULT_FILE,
     SETTINGS_FILE,
     checkpoint_of,
+    remove_partials,
     write_atomically,
 )
 from ..learned.applied import learned_features
@@ -105,8 +106,7 @@ def begin_run(folder: Path, settings: dict[str, Any], command: str = "fit") -> N
     text = f"# coop {command} --config {SETTINGS_FILE} repeats this run\n\n{to_toml(settings)}".encode()
     path = folder / SETTINGS_FILE
     try:
-        for partial in folder.glob(".*.partial"):  # left by a process that was killed while it wrote
-            partial.unlink(missing_ok=True)
+        remove_partials(folder)
         if path.exists() and path.read_bytes() != text:
             remove_results(folder)
     except OSError as error:

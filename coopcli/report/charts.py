@@ -65,15 +65,20 @@ class Chart:
 
 
 def line_chart(
-    title: str, x_label: str, lines: Sequence[Series], percent: bool = False, names: Sequence[str] | None = None
+    title: str,
+    x_label: str,
+    lines: Sequence[Series],
+    percent: bool = False,
+    names: Sequence[str] | None = None,
+    top: float = math.inf,
 ) -> Chart:
     """Draw these series; with `percent`, y are shares shown in %. With `names`, an x is a place among them.
 
-    Long lines are thinned to MOST_POINTS points.
+    What lies above `top` is drawn at the upper edge. Long lines are thinned to MOST_POINTS points.
     """
     factor = 100.0 if percent else 1.0
     xs = [x for series in lines if not series.level for x, _ in series.points] or [0.0, 1.0]
-    edges = [factor * y for series in lines for y in (*_edge(series, 1), *_edge(series, -1))] or [0.0]
+    edges = [factor * min(y, top) for series in lines for y in (*_edge(series, 1), *_edge(series, -1))] or [0.0]
     y_ticks = ticks(max(0.0, min(edges)), min(100.0, max(edges))) if percent else ticks(min(0.0, *edges), max(edges))
     x_low, x_high = (-0.25, len(names) - 0.75) if names else (min(xs), max(xs))
     x_ticks = [float(place) for place in range(len(names))] if names else ticks(x_low, x_high, whole=True)

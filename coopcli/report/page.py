@@ -39,15 +39,20 @@ class Group:
 
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
-    """The runs by all but their seed, in the order of their first ones."""
-    groups = grouped(range(len(runs)), lambda place: group_key(runs[place].prompt))
+    """The runs by all but their seed, in the order of their first ones; those of other test images are not averaged."""
+    groups = grouped(range(len(runs)), lambda place: (group_key(runs[place].prompt), test_counts(runs[place])))
     return [_group([runs[place] for place in places], places) for places in groups.values()]
+
+
+def test_counts(run: Run) -> tuple[int, ...]:
+    """How many test images each class has."""
+    return tuple(run.learned.metrics.counts()) if run.learned else ()
 
 
 def _group(runs: Sequence[Run], places: list[int]) -> Group:
     prompt = runs[0].prompt
     return Group(
-        f"{prompt.training.get('data')}, {prompt.model}: {runs[0].variant}",
+        f"{prompt.training.get('data')}, {prompt.model}: {runs[0].variant}, {sum(test_counts(runs[0])):,} test images",
         places,
         top1=spread_of([run.learned.metrics.top1 if run.learned else None for run in runs]),
         macro=spread_of([run.learned.metrics.macro if run.learned else None for run in runs]),
@@ -68,11 +73,11 @@ class ClassRow:
 
 
 def class_rows(runs: Sequence[Run]) -> list[ClassRow]:
-    """The classes that have test images, worst first; empty when the runs are of different classes."""
+    """The classes that have test images, worst first; empty when the runs are of different classes or test images."""
     scored = [(place, run.learned, run.hand_written) for place, run in enumerate(runs) if run.learned]
-    if len({learned.class_names for _, learned, _ in scored}) != 1:
+    if len({(learned.class_names, test_counts(runs[place])) for place, learned, _ in scored}) != 1:
         return []
-    rows, counts = [], scored[0][1].metrics.counts()
+    rows, counts = [], test_counts(runs[scored[0][0]])
     for k, name in enumerate(scored[0][1].class_names):
         shares = [(place, share) for place, learned, _ in scored if (share := learned.metrics.per_class[k]) is not None]
         by_hand = [share for *_, written in scored if written and (share := written.metrics.per_class[k]) is not None]
@@ -111,8 +116,11 @@ def training_charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
             lines.append(Series(name, [point for point in points if math.isfinite(point[1])], smooth=True))
         return lines
 
+    losses = series("loss")
+    # The first epochs, before anything is learned, would press the rest of the curve flat.
+    later = [y for line in losses for _, y in line.points[len(line.points) // 20 + 1 :]]
     return [
-        line_chart("Loss", "epoch", series("loss")),
+        line_chart("Loss", "epoch", losses, top=max(later, default=math.inf)),
         line_chart("Accuracy on the train images, %", "epoch", series("accuracy"), percent=True),
     ]
 

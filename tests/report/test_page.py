@@ -20,7 +20,7 @@ from coopcli.experiments.summary import summary
 from coopcli.experiments.sweep_folder import write_results
 from coopcli.learned.scores import Evaluation, Metrics
 from coopcli.report.look import Look, Mistake
-from coopcli.report.page import class_rows, confusion_picture, confusions, groups_of, render
+from coopcli.report.page import class_rows, confusion_picture, confusions, groups_of, render, training_charts
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)> {{ 7 * 7 }} \u202etxt.&amp;"
 VOID = {"meta", "img", "br", "line", "polyline", "polygon", "circle"}
@@ -285,6 +285,63 @@ def test_runs_are_grouped_by_all_but_their_seed(runs, run):
     assert [group.places for group in groups_of([run, shots, other, run])] == [[0, 2, 3], [1]]
 
 
+def test_runs_of_other_test_images_are_not_averaged(run):
+    confusion = run.learned.metrics.confusion
+    more = evaluation([[count + (i == j) for j, count in enumerate(row)] for i, row in enumerate(confusion)])
+    other = replace(run, learned=replace(more, class_names=run.learned.class_names))
+    assert [group.places for group in groups_of([run, other, run])] == [[0, 2], [1]]
+    assert [group.title.rpartition(", ")[2] for group in groups_of([run, other])] == ["18 test images", "21 test images"]
+    assert class_rows([run, other]) == [] != class_rows([run, run])
+
+
+def test_the_first_epochs_do_not_set_the_loss_axis(run):
+    log = [replace(run.log[0], epoch=k, epochs=100, loss=90.0 if k < 2 else 1.0 + 1 / k) for k in range(100)]
+    loss, _ = training_charts([replace(run, log=tuple(log))], ["a"])
+    assert float(loss.y_ticks[-1][1]) <= 2
+    places = [float(pair.split(",")[1]) for pair in loss.lines[0].faint.split()]
+    assert min(places) == loss.top and max(places) < loss.bottom
+    short, _ = training_charts([replace(run, log=tuple(log[:1]))], ["a"])
+    assert float(short.y_ticks[-1][1]) >= 90
+
+
+def luminance(colour):
+    """Relative luminance by WCAG 2 of linear RGB."""
+    return sum(weight * min(max(part, 0), 1) for weight, part in zip((0.2126, 0.7152, 0.0722), colour, strict=True))
+
+
+def linear(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return np.array([part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts])
+
+
+def mixed(colour, ground, share):
+    """CSS's color-mix(in oklab, colour share, ground), linear RGB."""
+    to_lms = np.array([
+        [0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ])  # fmt: skip
+    first, second = (np.cbrt(to_lms @ linear(c)) for c in (colour, ground))  # oklab is linear in these
+    return np.linalg.inv(to_lms) @ (share * first + (1 - share) * second) ** 3
+
+
+def test_digits_are_readable_on_every_cell_colour(run):
+    style = render([run], [Look()])
+    themes = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    assert len(themes) == 2
+    for theme in themes:
+        value = dict(re.findall(r"--([a-z]+): ([^;]+);", theme))
+        most = 0.08 + float(value["most"].rstrip("%")) / 100
+        for share in np.linspace(0.08, most, 9):
+            for colour in (value["accent"], value["warn"]):
+                cell, ink = luminance(mixed(colour, value["track"], share)), luminance(linear(value["ink"]))
+                contrast = (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05)
+                assert contrast >= 4.5, (colour, share, contrast)
+    shares = [
+        float(found["style"].removeprefix("--s: ")) for kind in ("right", "wrong") for found in Page(style).of("td", kind)
+    ]
+    assert shares and all(0 < share <= 1 for share in shares)
+
+
 def test_what_is_no_run(coop, runs, tmp_path):
     failed(coop("report", tmp_path / "nowhere"), 2, "nowhere")
     failed(coop("report", runs / "toy"), 2, "prompt.safetensors")
@@ -293,7 +350,7 @@ def test_what_is_no_run(coop, runs, tmp_path):
 
 # ------------------------------------------------------------------------------------------------ in a real browser
 
-WRAPPER = """<!DOCTYPE html><meta name="color-scheme" content="light dark"><body><iframe style="width: 390px; height: 3000px"
+WRAPPER = """<!DOCTYPE html><meta name="color-scheme" content="light dark"><body><iframe style="width: 360px; height: 3000px"
 srcdoc="{page}"></iframe><script>onload = () => {{
   const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
   for (const details of page.querySelectorAll("details")) details.open = true;
@@ -340,7 +397,7 @@ def test_in_chromium(browse, coop, runs, tmp_path):
     ):
         (body,) = re.findall(r"<body>(\{.*?\})</body>", browse(tmp_path / "phone.html", *options))
         told[mode] = json.loads(body)
-        assert told[mode]["needed"] <= told[mode]["width"] <= 390 and told[mode]["wide"] == 0
+        assert told[mode]["needed"] <= told[mode]["width"] <= 360 and told[mode]["wide"] == 0
         assert told[mode]["unseen"] == 0 < told[mode]["images"] and told[mode]["letters"] >= 12
 
     def brightness(colour):
