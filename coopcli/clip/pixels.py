@@ -1,4 +1,4 @@
-"""Bytes of an image file -> pixels of the size that the image tower sees; its augmented views."""
+"""Decode image files to pixels of the image tower's size: the centre crop and the augmented views."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import hashlib
 import io
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from ..data.formats import FORMATS, HEIF
 from ..errors import CoopError
 
 if TYPE_CHECKING:
@@ -20,41 +22,80 @@ if TYPE_CHECKING:
 # 1 x 20,000 pixels would become one of 224 x 4,480,000, of which the central square is used.
 NARROW = 64
 
-Views = Sequence[int | None]  # numbers of augmented views, or None for the image as it is
+Views = Sequence[int | None]  # numbers of augmented views, or None for the centre crop
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def open_image(content: bytes, name: str) -> Image.Image:
     """Decode an image, the first picture of an animated one, to RGB. Raises CoopError naming it.
 
-    As in the reference, alpha is dropped and EXIF orientation ignored. Grey values of 16 bits are brought to 8 (Pillow
-    would cut them off at 255). More pixels than twice `PIL.Image.MAX_IMAGE_PIXELS` are refused.
+    Only the formats of `data.formats` are tried, whatever the file is called. As in the reference, transparency is dropped
+    and EXIF orientation ignored. Grey values of 16 bits are scaled to 8 (Pillow would clip them at 255). More pixels than
+    twice `PIL.Image.MAX_IMAGE_PIXELS` are refused.
     """
     try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        if image.mode.startswith("I;16"):
+        image: Image.Image = Image.open(io.BytesIO(content), formats=_formats())
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # whose numbers end at 65,535
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode not in ("I", "F"):
-            return image.convert("RGB")
-        reason = "its grey values are 32-bit numbers, of which none is known to be white; save it with 8 or 16 bits"
+            picture = image.convert("RGB")
+            picture.info.clear()  # a transparent colour, which Pillow leaves there, would be painted white by transformers
+            return picture
+        reason = "its grey values are 32-bit numbers, with no known value for white; save it with 8 or 16 bits"
     except Image.DecompressionBombError as error:
         reason = f"{str(error).partition(',')[0]}; if you trust it, raise --max-pixels"
     except MemoryError:
-        reason = "the memory does not hold it"
+        reason = "there is not enough memory for it"
     except Exception as error:  # of many kinds: each of Pillow's formats has its own ways to fail on damage
-        if isinstance(error, OSError) and "truncated" in str(error):
-            reason = "it is truncated"
-        else:
-            reason = "it is no image that Pillow knows, or is damaged" if content else "it is empty"
+        reason = _why(content, error)
     raise CoopError(f'image "{name}" cannot be read: {reason}')
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats to try: those of the allow-list that this Pillow has, HEIF where pillow-heif is installed."""
+    Image.init()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _why(content: bytes, error: Exception) -> str:
+    if not content:
+        return "it is empty"
+    if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS and HEIF not in _formats():
+        return "it is a HEIC image; to read those: pip install 'coopcli[heif]'"
+    if content.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
+        return "it is EPS, which only Ghostscript reads; save it as PNG or JPEG"
+    if _is_cut(content) or (isinstance(error, OSError) and "truncated" in str(error)):
+        return "it is truncated"
+    return "it is damaged, or not an image in a format that coop reads"
+
+
+def _is_cut(content: bytes) -> bool:
+    """Whether the file lacks its end, by the marks and lengths of the commonest formats."""
+    if content.startswith(b"\x89PNG"):
+        return b"IEND" not in content[-64:]
+    if content.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in content
+    if content.startswith(b"GIF8"):
+        return not content.rstrip(b"\0").endswith(b";")
+    if content.startswith(b"RIFF"):
+        return int.from_bytes(content[4:8], "little") + 8 > len(content)
+    return content.startswith(b"BM") and int.from_bytes(content[2:6], "little") > len(content)
+
+
 def allow_pixels(most: int) -> None:
-    """Let images have so many pixels, here and in the processes started later. Pillow's own bound is 178,956,970."""
+    """Let images have so many pixels, here and in processes started later. Pillow's own bound is 178,956,970."""
     Image.MAX_IMAGE_PIXELS = -(-most // 2)  # Pillow warns beyond this and refuses beyond twice as many
 
 
 def prepare(process: CLIPImageProcessorPil, size: int, content: bytes, name: str, digest: bytes, views: Views) -> np.ndarray:
-    """The pixels of an image's views, uint8 [views, 3, size, size]: all from one decoding. Raises CoopError."""
+    """Compute the pixels of an image's views, uint8 [views, 3, size, size], from one decoding. Raises CoopError."""
     image = open_image(content, name)
     if views[0] is None:
         return centre(process, image)[None]
@@ -64,9 +105,9 @@ def prepare(process: CLIPImageProcessorPil, size: int, content: bytes, name: str
 
 
 def centre(process: CLIPImageProcessorPil, image: Image.Image) -> np.ndarray:
-    """The picture as it is tested on, uint8 [3, height, width]: its shorter side resized, its centre cut out.
+    """Compute the centre crop that is tested on, uint8 [3, height, width]: the shorter side resized, the centre cut out.
 
-    An odd number of pixels too many is halved to the even, as in torchvision's CenterCrop; transformers rounds down.
+    Half an odd margin is rounded to the even number, as in torchvision's CenterCrop; transformers rounds down.
     """
     kept = {"do_rescale": False, "do_normalize": False}
     pixels: np.ndarray = process(middle(image), do_center_crop=False, **kept).pixel_values[0]
@@ -80,7 +121,7 @@ def centre(process: CLIPImageProcessorPil, image: Image.Image) -> np.ndarray:
 
 
 def middle(image: Image.Image) -> Image.Image:
-    """The image, or of a very narrow one the middle NARROW times as long as wide."""
+    """Return the image, or the middle of a very narrow one, NARROW times as long as wide."""
     length, width = max(image.size), min(image.size)
     cut = (length - NARROW * width) // 2  # from either end, so that the middle stays where it is
     if cut <= 0:
@@ -95,7 +136,7 @@ def _view(image: Image.Image, digest: bytes, view: int, size: int) -> Image.Imag
 
 
 def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
-    """A crop of 8 % to 100 % of the area and aspect 3/4 to 4/3, resized to [size, size] (bicubic), flipped half the time.
+    """Crop 8 % to 100 % of the area with aspect 3/4 to 4/3, resize to [size, size] (bicubic), flip half the time.
 
     Source: CoOp, Section 4.1; the same draw as torchvision's RandomResizedCrop.
     """

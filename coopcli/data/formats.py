@@ -22,7 +22,6 @@ ENDINGS = {
     "AVIF": (".avif", ".avifs"),
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "TGA": (".tga", ".icb", ".vda", ".vst"),
     "ICO": (".ico",),
     "CUR": (".cur",),
     "ICNS": (".icns",),
@@ -31,6 +30,7 @@ ENDINGS = {
     "QOI": (".qoi",),
     "PCX": (".pcx",),
     "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),  # last: its files have no mark of their own
 }
 HEIF = "HEIF"  # known to Pillow with pillow-heif alone
 HEIF_ENDINGS = (".heic", ".heif", ".hif")

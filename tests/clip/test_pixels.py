@@ -1,5 +1,6 @@
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from coopcli.clip import pixels
 from coopcli.clip.pixels import NARROW, allow_pixels, middle, open_image, prepare, random_resized_crop
 from coopcli.errors import CoopError
 
@@ -83,11 +85,73 @@ def test_what_an_image_shows(kind):
     assert np.abs(np.asarray(image).astype(int) - expected).mean() <= tolerance
 
 
+def pgm(bits, plain=False):
+    """A grey picture of `bits` bits, binary or as text."""
+    values = GREY.astype(int) * ((1 << bits) - 1) // 255
+    head = f"P{2 if plain else 5} 30 20 {(1 << bits) - 1}\n".encode()
+    if plain:
+        return head + " ".join(map(str, values.ravel())).encode()
+    return head + values.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize("content", [pgm(16), pgm(16, plain=True), pgm(12), pgm(10)])
+def test_pgm_of_more_than_8_bits(content):
+    assert np.abs(np.asarray(open_image(content, "x")).astype(int) - GREY_RGB).max() <= 1
+
+
+def transparent(mode):
+    """Pictures in every mode that a file can have with transparency, and that transparency: a colour of the picture."""
+    grey, rgb = Image.fromarray(GREY), Image.fromarray(RGB)
+    coarse = rgb.quantize(16)
+    alpha = Image.fromarray(np.tile(np.linspace(0, 255, 30).astype(np.uint8), (20, 1)))
+    first = tuple(int(value) for value in RGB[0, 0])
+    return {
+        "1": lambda: saved(grey.convert("1"), "PNG", transparency=0),
+        "L": lambda: saved(grey, "PNG", transparency=int(GREY[0, 0])),
+        "RGB": lambda: saved(rgb, "PNG", transparency=first),
+        "P, one colour": lambda: saved(coarse, "PNG", transparency=3),
+        "P, each colour": lambda: saved(coarse, "PNG", transparency=bytes(range(0, 256, 16))),
+        "P of 1 bit": lambda: saved(rgb.quantize(2), "PNG", transparency=1),
+        "GIF": lambda: saved(coarse, "GIF", transparency=2),
+        "GIF, grey": lambda: saved(grey, "GIF", transparency=int(GREY[5, 5])),
+        "LA": lambda: saved(Image.merge("LA", (grey, alpha)), "PNG"),
+        "RGBA": lambda: saved(Image.merge("RGBA", (*rgb.split(), alpha)), "PNG"),
+        "RGBA, webp": lambda: saved(Image.merge("RGBA", (*rgb.split(), alpha)), "WEBP", lossless=True, exact=True),
+        "RGBA, tiff": lambda: saved(Image.merge("RGBA", (*rgb.split(), alpha)), "TIFF"),
+        "RGBA, tga": lambda: saved(Image.merge("RGBA", (*rgb.split(), alpha)), "TGA"),
+        "RGBA, ico": lambda: saved(Image.merge("RGBA", (*rgb.split(), alpha)), "ICO", sizes=[(30, 20)]),
+        "P, tiff": lambda: saved(coarse, "TIFF"),
+    }[mode]()
+
+
+TRANSPARENT = ("1", "L", "RGB", "P, one colour", "P, each colour", "P of 1 bit", "GIF", "GIF, grey", "LA", "RGBA", "RGBA, webp",
+               "RGBA, tiff", "RGBA, tga", "RGBA, ico", "P, tiff")  # fmt: skip
+
+
+@pytest.mark.parametrize("views", [[None], [0, 1, 2]])
+@pytest.mark.parametrize("mode", TRANSPARENT)
+@pytest.mark.filterwarnings("ignore:Palette images")
+def test_transparency_changes_no_pixel(mini, mode, views):
+    content = transparent(mode)
+    plain = Image.fromarray(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
+    made = prepare(mini.image_processor, mini.image_size, content, "x", b"digest", views)
+    assert np.array_equal(made, prepare(mini.image_processor, mini.image_size, saved(plain, "PNG"), "x", b"digest", views))
+    if views == [None]:
+        assert np.array_equal(made[0], stock(plain, mini.image_size))
+
+
 BROKEN = {
     "empty": (b"", "it is empty"),
-    "zeros": (bytes(1000), "no image that Pillow knows"),
-    "text": (b"<html>404 Not Found</html>", "no image that Pillow knows"),
+    "zeros": (bytes(1000), "not an image in a format"),
+    "text": (b"<html>404 Not Found</html>", "not an image in a format"),
     "a header alone": (READABLE["alpha"][0][:33], "damaged|truncated"),
+    "EPS, for which Pillow starts Ghostscript": (saved(Image.fromarray(RGB), "EPS"), "it is EPS, .*Ghostscript"),
+    "PNG, cut in its header": (READABLE["alpha"][0][:20], "it is truncated"),
+    "PNG, cut in a chunk's length": (READABLE["alpha"][0][:36], "it is truncated"),
+    "PNG, cut at its end": (READABLE["alpha"][0][:-20], "it is truncated"),
+    "JPEG, cut in its header": (READABLE["jpeg"][0][:30], "it is truncated"),
+    "GIF, cut in its header": (READABLE["animated gif"][0][:15], "it is truncated"),
+    "WebP, cut": (READABLE["animated webp"][0][:40], "it is truncated"),
     "half of a jpeg": (READABLE["jpeg"][0][: len(READABLE["jpeg"][0]) // 2], "it is truncated"),
     "half of a png": (READABLE["alpha"][0][: len(READABLE["alpha"][0]) // 2], "it is truncated"),
     "32-bit numbers": (saved(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "32-bit numbers"),
@@ -96,7 +160,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_is_no_image_is_named_with_the_reason(kind):
+def test_an_unreadable_image_is_named_with_the_reason(kind):
     content, reason = BROKEN[kind]
     with pytest.raises(CoopError, match=rf'image "cats/7\.jpg" cannot be read: .*({reason})'):
         open_image(content, "cats/7.jpg")
@@ -134,6 +198,45 @@ def test_no_image_of_too_many_pixels(monkeypatch):
         open_image(READABLE["alpha"][0], "x")
 
 
+@pytest.mark.parametrize(
+    "kind", ["ICO", "DDS", "JPEG2000", "MPO", "PCX", "SGI", "TGA", "AVIF", "ICNS", "DIB", "PPM", "QOI", "PNG"]
+)
+def test_formats_that_are_read(kind):
+    image = Image.fromarray(RGB).resize((32, 32))
+    options = {"ICO": {"sizes": [(32, 32)]}, "ICNS": {"append_images": [image]}, "AVIF": {"quality": 100}}.get(kind, {})
+    content = saved(image, kind, **options)
+    expected = Image.open(io.BytesIO(content)).convert("RGB")
+    assert np.array_equal(np.asarray(open_image(content, "x")), np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "IM", "SPIDER", "XBM", "MSP"])
+def test_formats_that_are_not_read(kind, monkeypatch):
+    """Whatever the file is called, and whatever Pillow could do with it; no program is started."""
+    monkeypatch.setattr("subprocess.Popen", None)
+    mode = {"XBM": "1", "MSP": "1", "SPIDER": "F"}.get(kind, "RGB")
+    with pytest.raises(CoopError, match=r'"photo.jpg" cannot be read: '):
+        open_image(saved(Image.fromarray(RGB).convert(mode), kind), "photo.jpg")
+
+
+def test_heic_is_read_or_names_the_extra():
+    pillow_heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif, the extra coopcli[heif]")
+    held = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(RGB)).save(held, quality=100)
+    assert np.abs(np.asarray(open_image(held.getvalue(), "x")).astype(int) - RGB).mean() < 8
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"heix"])
+def test_heic_without_its_library_names_the_extra(brand, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    pixels._formats.cache_clear()
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    try:
+        with pytest.raises(CoopError, match=r"it is a HEIC image; to read those: pip install 'coopcli\[heif\]'"):
+            open_image(b"\0\0\0\x18ftyp" + brand + bytes(100), "x")
+    finally:
+        pixels._formats.cache_clear()
+
+
 def stock(image, size):
     """What the reference gives: the shorter side resized to `size`, then the middle, an odd pixel halved to the even."""
     width, height = image.size
@@ -150,8 +253,8 @@ def stock(image, size):
 def test_pixels_are_the_stock_preprocessing(mini, size):
     """Also for shapes that could be taken for channels first, and for strips of which only the middle is resized."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
-    pixels = prepare(mini.image_processor, mini.image_size, saved(image, "PNG"), "x", b"", [None])
-    assert pixels.dtype == np.uint8 and np.array_equal(pixels[0], stock(image, mini.image_size))
+    made = prepare(mini.image_processor, mini.image_size, saved(image, "PNG"), "x", b"", [None])
+    assert made.dtype == np.uint8 and np.array_equal(made[0], stock(image, mini.image_size))
 
 
 @settings(deadline=None)
