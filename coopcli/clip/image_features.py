@@ -25,18 +25,23 @@ import torch
 from torch import Tensor
 
 from ..choices import OnError
+from ..data.dataset import MOST_BYTES
+from ..data.formats import ENDINGS
 from ..data.load import ImageItem
 from ..errors import CoopError
 from ..machine import end_with_parent
 from .backbone import IMAGE_BATCH, Backbone
 from .cache import FeatureCache
-from .pixels import Views, prepare
+from .pixels import DECODING, Views, prepare
 
 BATCH = {"cpu": 32, "cuda": 256}  # images to encode at once: a multiple of IMAGE_BATCH
 AT_ONCE = 64  # images to read and look up at once; the bytes of twice as many are in memory
+BYTES_AT_ONCE = 128 << 20  # of those images' files, so that large files are read a few at a time
 READ_AHEAD = 128  # images whose bytes or pixels are in memory, beyond a batch
 FINISHED = 4096  # features that may wait for an earlier image
 WORTH_PROCESSES = 64  # with fewer images, threads finish before processes would have started
+
+TALKATIVE = frozenset(ENDINGS["TIFF"] + ENDINGS["JPEG2000"])  # decoded by libraries that write to stderr
 
 Outcome = tuple[ImageItem, Tensor | CoopError]  # an image with its features, or with the reason why it has none
 OnProgress = Callable[[int, int], None]  # (images done, images in all)
@@ -145,7 +150,7 @@ def _stream(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache,
     batch = max(1, BATCH[backbone.device.type] // len(views))
     queue: deque[_Image] = deque()  # in order; the first has no outcome yet
     unknown: deque[_Image] = deque()  # the images in the queue without outcome
-    with _workers(len(first)) as workers, ThreadPoolExecutor(_cores()) as readers:
+    with _workers(first) as workers, ThreadPoolExecutor(_cores()) as readers:
         images = _look_up(backbone, chain(first, items), views, cache, workers, readers)
         while (image := next(images, None)) or unknown:
             if image:
@@ -170,7 +175,7 @@ def _look_up(
     model_key = backbone.model_key.encode()
     process, size = backbone.image_processor, backbone.image_size
     before: list[Future[np.ndarray]] = []
-    while part := list(islice(items, AT_ONCE)):
+    for part in _parts(items):
         contents = list(readers.map(_read, part))
         digests = list(readers.map(_digest, contents))
         keys = [[_key(model_key, digest, view) for view in views] for digest in digests]
@@ -190,6 +195,22 @@ def _look_up(
         yield from images
 
 
+def _parts(items: Iterable[ImageItem]) -> Iterator[list[ImageItem]]:
+    """Split the images into parts to read at once, by their number and the sizes of their files."""
+    part: list[ImageItem] = []
+    size = 0
+    for item in items:
+        part.append(item)
+        if item.path:
+            with suppress(OSError, ValueError):  # reading it will say why
+                size += min(item.path.stat().st_size, MOST_BYTES)
+        if len(part) >= AT_ONCE or size >= BYTES_AT_ONCE:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
 def _read(item: ImageItem) -> bytes | CoopError:
     try:
         return item.read()
@@ -203,7 +224,7 @@ def _digest(content: bytes | CoopError) -> bytes:
 
 def _key(model_key: bytes, digest: bytes, view: int | None) -> bytes:
     name = b"centre crop" if view is None else b"view %d" % view
-    return hashlib.blake2b(model_key + digest + name, digest_size=16).digest()
+    return hashlib.blake2b(model_key + digest + name + DECODING, digest_size=16).digest()
 
 
 def _encode(backbone: Backbone, images: Sequence[_Image], cache: FeatureCache) -> None:
@@ -237,11 +258,12 @@ def _cores() -> int:
 
 
 @contextmanager
-def _workers(n_images: int) -> Iterator[Executor]:
+def _workers(first: Sequence[ImageItem]) -> Iterator[Executor]:
     """Start processes to decode in, where that is quick (fork on Linux); else threads: Pillow mostly releases the GIL."""
     executor: Executor | None = None
+    talk = any(item.path and item.path.suffix.lower() in TALKATIVE for item in first)
     in_pool = multiprocessing.current_process().daemon  # a multiprocessing.Pool allows its workers no processes
-    if n_images >= WORTH_PROCESSES and sys.platform == "linux" and not in_pool:
+    if (len(first) >= WORTH_PROCESSES or talk) and sys.platform == "linux" and not in_pool:
         by_main_thread = threading.current_thread() is threading.main_thread()
         with suppress(OSError, ImportError):  # no semaphores: /dev/shm is missing or read-only
             executor = ProcessPoolExecutor(
@@ -259,3 +281,6 @@ def _workers(n_images: int) -> Iterator[Executor]:
 def _begin_worker(parent: int, by_main_thread: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which ends this one
     end_with_parent(parent, by_main_thread)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # where libtiff and others write; an unreadable image is an error of ours
+    os.close(nowhere)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NARROW = 64
 
 Views = Sequence[int | None]  # numbers of augmented views, or None for the centre crop
+DECODING = b" decoding 2"  # to change when a file gives other pixels than before: part of the key of cached features
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 

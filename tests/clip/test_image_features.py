@@ -19,7 +19,7 @@ from PIL import Image
 from coopcli.clip import image_features as features
 from coopcli.clip.cache import FeatureCache
 from coopcli.clip.image_features import image_features, readable_features, stream_features, view_features
-from coopcli.clip.pixels import allow_pixels
+from coopcli.clip.pixels import allow_pixels, open_image
 from coopcli.data.dataset import ImageItem, file_item
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError
@@ -219,7 +219,7 @@ def test_skipped_images_are_counted_and_the_others_stay_as_they_are(mini, items,
 
 
 def test_no_image_left_is_an_error(mini):
-    with pytest.raises(CoopError, match=r'none of 2 images can be read; the first: image "/nowhere/gone.png" .* is not there'):
+    with pytest.raises(CoopError, match=r'none of 2 images can be read; the first: image "/nowhere/gone.png" .* does not exist'):
         readable_features(mini, [missing(), BROKEN], FeatureCache(None))
 
 
@@ -318,3 +318,43 @@ def test_images_that_a_gpu_does_not_hold_are_one_line(mini, items, monkeypatch):
     monkeypatch.setattr(type(mini), "encode_images", full)
     with pytest.raises(CoopError, match=r"GPU's memory cannot hold \d+ images at a time; use --dtype bfloat16"):
         image_features(mini, items, FeatureCache(None))
+
+
+# ------------------------------------------------------------------------------------------------ large and noisy files
+
+
+def test_large_files_are_read_a_few_at_a_time(mini, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "BYTES_AT_ONCE", 2500)
+    sizes, wanted = [1000, 1000, 1000, 200, 5000, 100, 100], [[1000, 1000, 1000], [200, 5000], [100, 100]]
+    for k, size in enumerate(sizes):
+        (tmp_path / f"{k}.png").write_bytes(bytes(size))
+    items = [file_item(tmp_path / f"{k}.png", f"{k}") for k in range(len(sizes))]
+    gone = [file_item(tmp_path / "gone.png", "gone"), ImageItem("row", 0, bytes)]
+    parts = [[item.path.stat().st_size for item in part] for part in features._parts(iter(items))]
+    assert parts == wanted and features._parts(gone).__next__() == gone
+    monkeypatch.setattr(features, "BYTES_AT_ONCE", 1)
+    kept, _ = readable_features(mini, [*items[:2], *gone, file_item(write(tmp_path / "good.png"), "good")], FeatureCache(None))
+    assert [item.name for item in kept] == ["good"]
+
+
+def write(path):
+    write_picture(path)
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="decodes in processes on Linux alone")
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"])
+def test_lines_of_c_libraries_do_not_reach_the_terminal(mini, tmp_path, capfd, compression):
+    write_picture(tmp_path / "0.png")
+    held = io.BytesIO()
+    Image.open(tmp_path / "0.png").save(held, "TIFF", compression=compression)
+    content = bytearray(held.getvalue())
+    for place in range(100, len(content) - 300, 5):
+        content[place] ^= 0xFF
+    (tmp_path / "bad.tif").write_bytes(content)
+    with pytest.raises(CoopError):
+        open_image(bytes(content), "bad")
+    assert capfd.readouterr().err  # what libtiff says where nobody hinders it
+    items = [file_item(tmp_path / "bad.tif", "bad"), file_item(tmp_path / "0.png", "0")]
+    assert len(readable_features(mini, items, FeatureCache(None))[0]) == 1
+    assert capfd.readouterr().err == ""
