@@ -219,7 +219,9 @@ def test_skipped_images_are_counted_and_the_others_stay_as_they_are(mini, items,
 
 
 def test_no_image_left_is_an_error(mini):
-    with pytest.raises(CoopError, match=r'none of 2 images can be read; the first: image "/nowhere/gone.png" .* does not exist'):
+    with pytest.raises(
+        CoopError, match=r'none of 2 images can be read; the first: image "/nowhere/gone.png" .* does not exist'
+    ):
         readable_features(mini, [missing(), BROKEN], FeatureCache(None))
 
 
