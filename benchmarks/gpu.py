@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default: all")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="small sizes, for a rehearsal")
-    parser.add_argument("--memory-fraction", type=float, default=0.6, help="of what all classes take, for the row memory")
+    parser.add_argument("--memory-fraction", type=float, default=0.6, help="of what a step takes, for the row memory")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="where results go as JSON")
     options = parser.parse_args()
     if unknown := [row for row in options.rows if row not in ROWS]:

@@ -66,7 +66,6 @@ def test_same_bytes_twice_and_after_a_stop(optimizer):
 
 
 @pytest.mark.gpu
-def test_full_memory_leads_to_fewer_classes_at_a_time():
-    chunk, context = gpu_checks.full_memory()
-    assert 0 < chunk < 2000
-    assert context < 1e-3
+def test_training_with_less_memory_gives_the_same_bytes():
+    reductions, same = gpu_checks.full_memory()
+    assert reductions and same

@@ -72,11 +72,11 @@ def resume(setting: Setting) -> Iterator[Line]:
 
 
 def memory(setting: Setting) -> Iterator[Line]:
-    setting.need_cuda("on a CPU a full memory ends the process, so classes are counted beforehand there")
-    chunk, context = gpu_checks.full_memory(setting.memory_fraction)
-    text = f"{chunk} of 2000 classes at a time" if chunk else "all at a time: the memory was not full, lower --memory-fraction"
-    yield Line(f"memory for {setting.memory_fraction:.0%} of a step", text, {"chunk": chunk})
-    yield _judged("its context against that of all classes at a time", context, 1e-3)
+    setting.need_cuda("on a CPU a full memory ends the process, so memory is counted beforehand there")
+    reductions, same = gpu_checks.full_memory(setting.memory_fraction)
+    text = f"{reductions} times" if reductions else "never: the memory was not full, lower --memory-fraction"
+    yield Line(f"went on with less, at {setting.memory_fraction:.0%} of the memory of a step", text, {"reductions": reductions})
+    yield _yes("same bytes as with all of the memory", same)
 
 
 ROWS: dict[str, Rows] = {

@@ -29,7 +29,7 @@ from coopcli.data.load import load_data
 from coopcli.demo.satellites import unpack_satellites
 from coopcli.learning.fit import fit
 from coopcli.learning.recipe import Recipe
-from coopcli.learning.training import TrainingState, train_context
+from coopcli.learning.training import TrainingState, TrainingTask, train_context
 
 from .setting import Line, Rows, Setting
 
@@ -63,7 +63,8 @@ def _step_seconds(setting: Setting, encoder: TextEncoder, prompts: list[PromptTo
         setting.wait()
         ends.append(time.perf_counter())
 
-    train_context(encoder, prompts, start, lambda epoch: images, labels, 100.0, Recipe(epochs=3), 1, on_epoch)
+    task = TrainingTask(prompts, lambda epoch: images, labels, 100.0, Recipe(epochs=3), 1, encoder.fixed_chunk(prompts))
+    train_context(encoder, task, start, on_epoch)
     return (ends[2] - ends[0]) / (2 * steps)
 
 

@@ -19,7 +19,7 @@ from coopcli.clip.text_encoder import TextEncoder
 from coopcli.data.load import load_split_file
 from coopcli.demo.drawing import COLOURS
 from coopcli.learning.recipe import Recipe
-from coopcli.learning.training import TrainingState, train_context
+from coopcli.learning.training import TrainingState, TrainingTask, train_context
 from coopcli.machine import peak_memory
 
 from .bench import Bench, Row
@@ -107,6 +107,6 @@ def _ours(coop: Path, names: list[str]) -> float:
         ends.before = now
 
     ends.before = time.perf_counter()
-    start, recipe = TrainingState(context), Recipe(epochs=12)
-    train_context(encoder, prompts, start, lambda epoch: features, labels, 100.0, recipe, 1, on_epoch)
+    task = TrainingTask(prompts, lambda epoch: features, labels, 100.0, Recipe(epochs=12), 1)
+    train_context(encoder, task, TrainingState(context), on_epoch)
     return sorted(times[2:])[len(times[2:]) // 2]

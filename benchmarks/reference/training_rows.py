@@ -22,7 +22,7 @@ from coopcli.clip.pixels import prepare
 from coopcli.clip.prompts import ContextSettings, context_prompts, random_context, word_context
 from coopcli.data.fewshot import draw_few_shot
 from coopcli.learning.recipe import Recipe
-from coopcli.learning.training import TrainingState, drawn_views, epoch_order, train_context
+from coopcli.learning.training import TrainingState, TrainingTask, drawn_views, epoch_order, train_context
 
 from .bench import Bench, Row, compare_logits, reference_logits
 from .shims import quiet
@@ -131,7 +131,8 @@ def train(bench: Bench, variant: Variant) -> Training:
     started = time.perf_counter()
     prompts = context_prompts(backbone.tokenizer, settings, names)
     recipe = Recipe(epochs=EPOCHS)
-    end = train_context(encoder, prompts, TrainingState(start), of_epoch, labels, backbone.logit_scale, recipe, SEED)
+    task = TrainingTask(prompts, of_epoch, labels, backbone.logit_scale, recipe, SEED)
+    end = train_context(encoder, task, TrainingState(start))
     seconds = time.perf_counter() - started
     class_features = context_features(backbone, end.context, settings, names)
     n_batches = len(labels) // BATCH
