@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as csv_format
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,6 +60,7 @@ def predict(
     """
     from ..clip.pixels import allow_pixels
     from ..data.classnames import read_choices
+    from ..data.formats import describe_endings, ending
     from ..errors import CoopError, UsageError
     from ..learned.classifier import Classifier
     from ..learned.predict import find_images
@@ -70,7 +72,8 @@ def predict(
         raise UsageError("--csv and --json are two forms of the same; choose one")
     if max_pixels:
         allow_pixels(max_pixels)
-    items = find_images(images, _paths_on_stdin())
+    passed_over: Counter[str] = Counter()
+    items = find_images(images, _paths_on_stdin(), lambda name: passed_over.update([ending(name)]))
     learned = load_learned(find_prompt(prompt))
     names = read_choices(classnames) if classnames else learned.class_names
     backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
@@ -94,6 +97,8 @@ def predict(
             live.advance(bar)
     if not read:
         raise CoopError(f"none of the {skipped} images can be read")
+    if passed_over:
+        say(f"note: left out {describe_endings(passed_over)}")
     if skipped:
         say(f"{skipped} of {read + skipped} images cannot be read and are left out")
 

@@ -32,7 +32,7 @@ from ..errors import CoopError
 from ..machine import end_with_parent
 from .backbone import IMAGE_BATCH, Backbone
 from .cache import FeatureCache
-from .pixels import DECODING, Views, prepare
+from .pixels import DECODING, Views, is_turned, prepare
 
 BATCH = {"cpu": 32, "cuda": 256}  # images to encode at once: a multiple of IMAGE_BATCH
 AT_ONCE = 64  # images to read and look up at once; the bytes of twice as many are in memory
@@ -175,8 +175,11 @@ def _look_up(
     model_key = backbone.model_key.encode()
     process, size = backbone.image_processor, backbone.image_size
     before: list[Future[np.ndarray]] = []
+    turned = total = 0
     for part in _parts(items):
         contents = list(readers.map(_read, part))
+        turned += sum(readers.map(is_turned, (content for content in contents if isinstance(content, bytes))))
+        total += len(part)
         digests = list(readers.map(_digest, contents))
         keys = [[_key(model_key, digest, view) for view in views] for digest in digests]
         known = cache.get(key for of_image in keys for key in of_image)
@@ -193,6 +196,22 @@ def _look_up(
         wait(before)
         before = [image.pixels for image in images if image.outcome is None]
         yield from images
+    if turned:
+        _warn_once_of_turned(turned, total)
+
+
+_warned = threading.Event()
+
+
+def _warn_once_of_turned(turned: int, total: int) -> None:
+    """Warn of images that EXIF turns, the first time that there are some: each stream after it would say the same again."""
+    if not _warned.is_set():
+        _warned.set()
+        logger.warning(
+            "%d of %d images are to be turned by their EXIF orientation, which is ignored, as in the reference; "
+            "turn the pixels themselves if it matters",
+            turned, total,
+        )  # fmt: skip
 
 
 def _parts(items: Iterable[ImageItem]) -> Iterator[list[ImageItem]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NARROW = 64
 
 Views = Sequence[int | None]  # numbers of augmented views, or None for the centre crop
+ORIENTATION = 0x0112  # the EXIF tag
 DECODING = b" decoding 2"  # to change when a file gives other pixels than before: part of the key of cached features
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -88,6 +89,16 @@ def _is_cut(content: bytes) -> bool:
     if content.startswith(b"RIFF"):
         return int.from_bytes(content[4:8], "little") + 8 > len(content)
     return content.startswith(b"BM") and int.from_bytes(content[2:6], "little") > len(content)
+
+
+def is_turned(content: bytes) -> bool:
+    """Whether an image's EXIF says to show it turned or mirrored, as those of phones do. Reads the header of JPEGs alone."""
+    if not content.startswith(b"\xff\xd8") or b"Exif\0\0" not in content[: 1 << 16]:
+        return False
+    try:
+        return Image.open(io.BytesIO(content), formats=("JPEG",)).getexif().get(ORIENTATION) in range(2, 9)
+    except Exception:  # a damaged header: decoding it will say so
+        return False
 
 
 def allow_pixels(most: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import CoopError
 from ..files import RUNS_FOLDER, SETTINGS_FILE
 from .dataset import DataSet, ImageItem, file_item, split_name
-from .formats import describe_endings, is_system_name, looks_like_image
+from .formats import describe_endings, ending, is_system_name, looks_like_image
 
 LISTED = 3  # folders that a message names
 
@@ -28,7 +29,7 @@ def load_folder(root: Path) -> DataSet:
     if all(map(split_name, folders)):
         raise CoopError(f'the folders in "{root}" are splits ({", ".join(folders)}) without class folders in them')
     label_of = {folder: label for label, folder in enumerate(folders)}
-    passed_over: list[str] = []
+    passed_over: Counter[str] = Counter()
     outside: list[Path] = []
     items: dict[str, tuple[ImageItem, ...]] = {}
     for place in dict.fromkeys([root, *splits.values()]):
@@ -77,8 +78,8 @@ def _split_folders(root: Path) -> tuple[dict[str, Path], list[Path]]:
     return {split: entries[0] for split, entries in named.items()}, siblings
 
 
-def _class_images(folder: Path, passed_over: list[str]) -> list[Path]:
-    paths = sorted(walk_images(folder, passed_over.append))
+def _class_images(folder: Path, passed_over: Counter[str]) -> list[Path]:
+    paths = sorted(walk_images(folder, lambda name: passed_over.update([ending(name)])))
     if not paths:
         raise CoopError(f'class folder "{folder}" has no images; put images there or remove the folder')
     return paths

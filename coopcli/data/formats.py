@@ -7,7 +7,6 @@ only recognises (HDF5, GRIB, BUFR, MPEG) and which hold no 8-bit picture (FITS, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import PurePath
 
 ENDINGS = {
@@ -56,10 +55,14 @@ def looks_like_image(name: str) -> bool:
     return not is_system_name(name) and PurePath(name).suffix.lower() in IMAGE_ENDINGS
 
 
-def describe_endings(names: Iterable[str]) -> str:
-    """Count files by the endings of their names: `320 files by ending (.svg 200, .txt 120)`."""
-    counts = Counter(PurePath(name).suffix.lower() or "none" for name in names)
-    listed = ", ".join(f"{ending} {count:,}" for ending, count in counts.most_common(LISTED))
+def ending(name: str) -> str:
+    """Return the ending of a file's name, in lower case; "none" where it has none."""
+    return PurePath(name).suffix.lower() or "none"
+
+
+def describe_endings(counts: Counter[str]) -> str:
+    """Put counts of files by ending into words: `320 files by ending (.svg 200, .txt 120)`."""
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(LISTED))
     more = f" and {len(counts) - LISTED} more endings" if len(counts) > LISTED else ""
     total = sum(counts.values())
     return f"{total:,} file{'s' * (total != 1)} by ending ({listed}{more})"

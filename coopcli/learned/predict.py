@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -46,26 +46,28 @@ def predict(
             yield Prediction(item.name, best[0][0] if values[0] >= threshold else None, best)
 
 
-def find_images(sources: Sequence[str], listed: Iterable[str] = ()) -> Iterator[ImageItem]:
-    """The images of image files, folders (with their subfolders) and globs; "-" stands for the listed paths.
+def find_images(
+    sources: Sequence[str], listed: Iterable[str] = (), pass_over: Callable[[str], object] | None = None
+) -> Iterator[ImageItem]:
+    """Find the images of image files, folders (with their subfolders) and globs; "-" stands for the listed paths.
 
-    They are looked for as they are asked for. Raises at once UsageError for a source that is not there, and CoopError
-    where there is no image at all.
+    They are looked for as they are asked for; the names of a folder's other files go to `pass_over`. Raises at once
+    UsageError for a missing source, and CoopError where there is no image at all.
     """
     for source in sources:
         if source != STDIN and not Path(source).exists() and not PATTERN.search(source):
             raise UsageError(f'there is no image, folder or glob "{source}"')
-    found = chain.from_iterable(_from_list(listed) if source == STDIN else _from(source) for source in sources)
+    found = chain.from_iterable(_from_list(listed) if source == STDIN else _from(source, pass_over) for source in sources)
     first = next(found, None)
     if first is None:
         raise CoopError(f"there are no images in {', '.join(sources)}")
     return chain([first], found)
 
 
-def _from(source: str) -> Iterator[ImageItem]:
+def _from(source: str, pass_over: Callable[[str], object] | None) -> Iterator[ImageItem]:
     path = Path(source)
     if path.is_dir():
-        found: Iterable[Path] = walk_images(path)
+        found: Iterable[Path] = walk_images(path, pass_over)
     elif path.exists():  # before globs: a name may hold their signs
         found = [path]
     else:

@@ -360,3 +360,20 @@ def test_lines_of_c_libraries_do_not_reach_the_terminal(mini, tmp_path, capfd, c
     items = [file_item(tmp_path / "bad.tif", "bad"), file_item(tmp_path / "0.png", "0")]
     assert len(readable_features(mini, items, FeatureCache(None))[0]) == 1
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (3, 2), (6, 2), (8, 2), (None, 0)])
+def test_images_that_exif_turns_are_counted_once(mini, tmp_path, monkeypatch, caplog, orientation, turned):
+    monkeypatch.setattr(features, "_warned", threading.Event())
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    for k in range(3):
+        write_picture(tmp_path / f"{k}.jpg", seed=k)
+        if k:
+            Image.open(tmp_path / f"{k}.jpg").save(tmp_path / f"{k}.jpg", exif=exif)
+    items = [file_item(tmp_path / f"{k}.jpg", f"{k}") for k in range(3)]
+    for _ in range(2):
+        image_features(mini, items, FeatureCache(None))
+    expected = [f"{turned} of 3 images are to be turned by their EXIF orientation"] if turned else []
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == expected

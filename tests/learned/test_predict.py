@@ -259,3 +259,12 @@ def test_two_classes_of_one_name(coop, mini, photos, tmp_path):
     found = list(predict(Classifier(load_learned(tmp_path / "twofold.safetensors"), mini), find_images([str(photos)]), top=3))
     assert all([name for name, _ in prediction.top].count("red") == 2 for prediction in found)
     assert len(ran(coop("predict", "twofold.safetensors", photos, "--json")).splitlines()) == 18
+
+
+def test_files_of_other_endings_are_counted(mini, coop, photos):
+    learned_prompt(mini).save(photos.parent / "prompt.safetensors")
+    for name in ("a.svg", "b.SVG", "c.txt", ".hidden.svg"):
+        (photos / "red" / name).write_text("x")
+    code, out, err = coop("predict", "prompt.safetensors", photos / "red", "--csv")
+    assert code == 0 and len(out.splitlines()) == 7
+    assert err.splitlines() == ["note: left out 3 files by ending (.svg 2, .txt 1)"]
