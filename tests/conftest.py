@@ -160,6 +160,6 @@ def failed(result, code, *words):
     assert got == code, (got, out, err)
     assert out == ""
     *notes, error = err.splitlines()
-    assert error.startswith("coop: ") and all(note.startswith(("note: ", "data: ")) for note in notes)
+    assert error.startswith("coop: ") and all(note.startswith(("note: ", "data: ", "run: ")) for note in notes)
     for word in words:
         assert word in error

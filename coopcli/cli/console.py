@@ -38,6 +38,7 @@ QUIET, NORMAL, VERBOSE = range(3)
 level = NORMAL
 # Without a terminal, progress is a plain line: the first after this many seconds, then every tenth or every minute.
 FIRST_LINE, NEXT_LINE = 10, 60
+STEP_EVERY = 0.5  # seconds between two looks at an epoch that is not done
 # What moves the cursor, breaks the line or turns the reading direction, and the halves of letters, which nothing prints.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
@@ -160,6 +161,7 @@ class Bars:
         self.live = live
         self.tasks: dict[str, TaskID] = {}
         self.lines: dict[str, Lines] = {}
+        self.stepped = time.monotonic()
 
     def counter(self, step: str) -> Callable[[int, int], None]:
         """Make a callback for (done, in all) of a step."""
@@ -183,7 +185,10 @@ class Bars:
 
     def training_step(self, epoch: int, epochs: int, step: int, steps: int) -> None:
         """Show how far training is within an epoch: `step` of its `steps` are done."""
-        self.update("epochs", epoch + step / steps, epochs, f"step {step} of {steps}")
+        now = time.monotonic()
+        if now - self.stepped >= STEP_EVERY:  # a step may take a millisecond
+            self.stepped = now
+            self.update("epochs", epoch + step / steps, epochs, f"step {step} of {steps}")
 
 
 class Lines:

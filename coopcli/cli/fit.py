@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import replace
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,9 @@ from .console import Bars, line, percent, print_json, progress, say, table
 
 if TYPE_CHECKING:
     from ..data.load import DataSet
+    from ..experiments.run_folder import Run
+    from ..learned.prompt import LearnedPrompt
+    from ..learned.scores import Evaluation
     from ..learning.fit import Fit
     from ..learning.training import EpochLog
 
@@ -150,7 +154,7 @@ def fit(
     from ..experiments.contents import data_digest
     from ..experiments.folder_lock import locked
     from ..experiments.plots import check_matplotlib
-    from ..experiments.run_folder import IMAGES_DIGEST, begin_run, check_run, draw_run, write_run
+    from ..experiments.run_folder import IMAGES_DIGEST, append_epoch, begin_run, check_run, draw_run, kept_run, write_run
     from ..experiments.trackers import epoch_numbers, final_numbers, tracked
     from ..files import checkpoint_of
     from ..learned.reference import read_initial_context
@@ -196,28 +200,37 @@ def fit(
     if plot:
         check_matplotlib()
     cache = open_cache(no_cache)
-    with progress() as live, tracked(folder, resolved, tensorboard, wandb) as record:
-        bars = Bars(live)
-
-        def on_epoch(log: EpochLog) -> None:
-            bars.epoch(log)
-            record(epoch_numbers(log), log.epoch)
-
-        result = fit_prompt(
-            backbone, dataset, chosen, settings, wanted_shots, seed, start, template, classes, cache,
-            class_chunk, Watch(bars.update, lambda: begin_run(folder, resolved), on_epoch), checkpoint_of(folder),
-            on_error,
-        )  # fmt: skip
-        record(final_numbers(result), len(result.log))
-    write_run(folder, result, resolved)
-    if plot:
-        draw_run(folder, result, backbone, template, cache)
-    if json:
-        print_json(_summary(result, dataset, folder))
+    kept = None if overwrite else kept_run(folder)
+    if kept:
+        say(f"note: done already, on {kept.finished}; --overwrite trains again")
+        run: Run | Fit = kept
     else:
-        show(result, dataset, template)
-        seconds = "   ".join(f"{step} {value:.1f} s" for step, value in result.seconds.items())
-        say(f"{seconds}\nprompt: {folder / PROMPT_FILE}")
+        vectors, where = f"{settings.n_ctx} context vectors", f"{backbone.name} on {backbone.device.type}"
+        say(f"run: {folder}: {vectors}, {chosen.epochs} epochs, {where}")
+        with progress() as live, tracked(folder, resolved, tensorboard, wandb) as record:
+            bars = Bars(live)
+
+            def on_epoch(log: EpochLog) -> None:
+                bars.epoch(log)
+                append_epoch(folder, log)
+                record(epoch_numbers(log), log.epoch)
+
+            watch = Watch(bars.update, lambda: begin_run(folder, resolved), on_epoch, bars.training_step)
+            run = fit_prompt(
+                backbone, dataset, chosen, settings, wanted_shots, seed, start, template, classes, cache, class_chunk, watch,
+                checkpoint_of(folder), on_error,
+            )  # fmt: skip
+            record(final_numbers(run), len(run.log))
+        write_run(folder, run, resolved)
+    if plot:
+        draw_run(folder, run, backbone, template, cache)
+    outcome = _outcome(run)
+    if json:
+        print_json({"command": "fit", "data": dataset.name, "prompt": str(folder / PROMPT_FILE), **outcome.as_dict()})
+    else:
+        show(outcome, dataset.name, template)
+        say("   ".join(f"{step} {value:.1f} s" for step, value in outcome.seconds.items()))
+        say(f"prompt: {folder / PROMPT_FILE}\nnext: coop predict {shlex.quote(str(folder))} IMAGE")
 
 
 def default_folder(
@@ -239,28 +252,53 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f'--output "{folder}" cannot be written: "{nearest}" is no folder that this user may write')
 
 
-def show(result: Fit, dataset: DataSet, template: str) -> None:
-    """The outcome beside the hand-written prompt's, as a table on stdout."""
-    if result.test is None or result.hand_written is None:
-        line(f"learned from {len(result.data.train)} images of {len(result.data.class_names)} classes")
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave, whether it was trained now or `kept` in its folder."""
+
+    prompt: LearnedPrompt
+    learned: Evaluation | None
+    hand_written: Evaluation | None
+    skipped: int
+    final_loss: float
+    seconds: dict[str, float]
+    kept: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give what `--json` prints."""
+        return {
+            "model": self.prompt.model,
+            "train_images": self.prompt.training.get("images"),
+            "skipped": self.skipped,
+            "learned": self.learned and self.learned.as_dict(),
+            "hand_written": self.hand_written and self.hand_written.as_dict(),
+            "final_loss": self.final_loss,
+            "seconds": self.seconds,
+            "kept": self.kept,
+        }
+
+
+def _outcome(run: Fit | Run) -> Outcome:
+    from ..experiments.run_folder import Run
+
+    if isinstance(run, Run):
+        skipped, seconds = int(run.about.get("skipped", 0)), run.about.get("seconds", {})
+        return Outcome(run.prompt, run.learned, run.hand_written, skipped, run.log[-1].loss, seconds, kept=True)
+    return Outcome(run.prompt, run.test, run.hand_written, run.skipped, run.log[-1].loss, run.seconds, kept=False)
+
+
+def show(outcome: Outcome, data: str, template: str) -> None:
+    """Print the accuracy beside the hand-written prompt's, and the gain; say where to look when there is none."""
+    if outcome.learned is None or outcome.hand_written is None:
+        line(f"learned from {outcome.prompt.training.get('images')} images of {len(outcome.prompt.class_names)} classes")
         return
+    learned, hand_written = outcome.learned.metrics, outcome.hand_written.metrics
     rows = [
-        (name, percent(evaluation.metrics.top1), percent(evaluation.metrics.macro))
-        for name, evaluation in ((f'hand-written "{template}"', result.hand_written), ("learned prompt", result.test))
+        (name, percent(metrics.top1), percent(metrics.macro))
+        for name, metrics in ((f'hand-written "{template}"', hand_written), ("learned prompt", learned))
     ]
-    table((f"{dataset.name}, {result.test.metrics.n} test images", "top-1 %", "macro %"), rows)
-
-
-def _summary(result: Fit, dataset: DataSet, folder: Path) -> dict[str, Any]:
-    return {
-        "command": "fit",
-        "data": dataset.name,
-        "prompt": str(folder / PROMPT_FILE),
-        "model": result.prompt.model,
-        "train_images": len(result.data.train),
-        "skipped": result.skipped,
-        "learned": result.test and result.test.as_dict(),
-        "hand_written": result.hand_written and result.hand_written.as_dict(),
-        "final_loss": result.log[-1].loss,
-        "seconds": result.seconds,
-    }
+    gains = (learned.top1 - hand_written.top1, learned.macro - hand_written.macro)
+    rows.append(("gain", f"{100 * gains[0]:+.1f}", f"{100 * gains[1]:+.1f}"))
+    table((f"{data}, {learned.n} test images", "top-1 %", "macro %"), rows)
+    if gains[0] < 0:
+        say("note: the learned prompt does worse than the hand-written one; docs/choosing.md says what helps")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shlex
 import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,8 @@ from ..settings import RESOLVED, changes, read_settings, to_toml
 from .contents import write_few_shot
 from .describe import describe
 from .plots import plot_run
+
+logger = logging.getLogger(__name__)
 
 IMAGES_DIGEST = "images-sha256"  # in the resolved settings: what the run learns from and is tested on, by content
 DRAWN = ("confusion.png", "confusion.svg", "similarity.png", "similarity.svg", "report.html")  # made from a run's results
@@ -114,6 +118,33 @@ def begin_run(folder: Path, settings: dict[str, Any], command: str = "fit") -> N
     write_atomically(path, text)
 
 
+def append_epoch(folder: Path, epoch: EpochLog) -> None:
+    """Let log.jsonl grow by a finished epoch, for those who follow it; `write_run` writes it whole once more.
+
+    Raises CoopError when it cannot be written.
+    """
+    try:
+        with (folder / LOG_FILE).open("w" if epoch.epoch == 0 else "a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(epoch)) + "\n")
+    except OSError as error:
+        raise CoopError(f'"{folder / LOG_FILE}" cannot be written: {error.strerror or error}') from error
+
+
+def kept_run(folder: Path) -> Run | None:
+    """Read the results of a run that is done; None where there are none, or they are damaged: then it is to be done again.
+
+    Call it after `check_run`, which makes sure that they belong to the same settings and images.
+    """
+    if not (folder / PROMPT_FILE).is_file():
+        return None
+    try:
+        run = read_run(folder)
+    except CoopError as error:
+        logger.warning("%s; training again", error)
+        return None
+    return run if run.log else None
+
+
 def remove_results(folder: Path) -> None:
     """Remove what a run gave, first the prompt: without it the folder counts as an unfinished run.
 
@@ -153,12 +184,13 @@ def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
     checkpoint_of(folder).unlink(missing_ok=True)
 
 
-def draw_run(folder: Path, result: Fit, backbone: Backbone, template: str, cache: FeatureCache) -> None:
+def draw_run(folder: Path, run: Fit | Run, backbone: Backbone, template: str, cache: FeatureCache) -> None:
     """Draw a run's figures into its folder: the confusion, and how similar learned and hand-written class features are."""
-    names = result.data.class_names
-    learned = learned_features(backbone, result.prompt, names, cache)
+    names, test = run.prompt.class_names, run.test if isinstance(run, Fit) else run.learned
+    learned = learned_features(backbone, run.prompt, names, cache)
     cosines = learned @ hand_written_features(backbone, [template], names, cache).T
-    plot_run(folder, result.data.dataset, names, result.test.metrics.confusion if result.test else None, cosines.tolist())
+    title = str(run.prompt.training.get("data"))
+    plot_run(folder, title, names, test.metrics.confusion if test else None, cosines.tolist())
 
 
 @dataclass(frozen=True)
@@ -177,6 +209,11 @@ class Run:
     def gain(self) -> float | None:
         """Top-1 of the learned prompt less that of the hand-written one."""
         return self.learned.metrics.top1 - self.hand_written.metrics.top1 if self.learned and self.hand_written else None
+
+    @property
+    def finished(self) -> str:
+        """The local date and time at which the prompt was written."""
+        return f"{datetime.fromtimestamp((self.folder / PROMPT_FILE).stat().st_mtime):%Y-%m-%d %H:%M}"
 
     @property
     def variant(self) -> str:

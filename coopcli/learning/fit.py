@@ -77,11 +77,12 @@ class Fit(Learned):
 
 @dataclass(frozen=True)
 class Watch:
-    """Progress callbacks of a fit: images of a named step (step, done, total), the start of training, and epochs."""
+    """Progress callbacks of a fit: images of a named step (step, done, total), the start of training, epochs, steps."""
 
     on_images: Callable[[str, int, int], None] = lambda step, done, total: None
     on_training: Callable[[], None] = lambda: None
     on_epoch: Callable[[EpochLog], None] = lambda log: None
+    on_step: Callable[[int, int, int, int], None] = lambda epoch, epochs, step, steps: None
 
 
 def fit(
@@ -204,7 +205,11 @@ def learn_prompt(
         watch.on_epoch(state.log[-1])
 
     watch.on_training()
-    end = _train(encoder, task, start, on_epoch)
+
+    def on_step(epoch: int, step: int, steps: int) -> None:
+        watch.on_step(epoch, recipe.epochs, step, steps)
+
+    end = _train(encoder, task, start, on_epoch, on_step)
     prompt = _prompt(backbone, data, how, end.context, task.class_chunk)
     seconds = {"features": featured - started, "training": time.perf_counter() - featured}
     return Learned(prompt, end.log, seconds, data)
@@ -277,7 +282,11 @@ def _identity(backbone: Backbone, data: FewShot, task: TrainingTask, context: Te
 
 
 def _train(
-    encoder: TextEncoder, task: TrainingTask, start: TrainingState, on_epoch: Callable[[TrainingState], None]
+    encoder: TextEncoder,
+    task: TrainingTask,
+    start: TrainingState,
+    on_epoch: Callable[[TrainingState], None],
+    on_step: Callable[[int, int, int], None],
 ) -> TrainingState:
     """Train; when a GPU's memory is full, resume after the last epoch and keep less in memory, for the same result."""
     state = start
@@ -291,7 +300,7 @@ def _train(
     recompute = encoder.fitting_recomputation(layouts)
     while True:
         try:
-            return train_context(encoder, task, state, keep, recompute)
+            return train_context(encoder, task, state, keep, recompute, on_step)
         except torch.OutOfMemoryError as error:
             if recompute == "layers":
                 size = task.class_chunk or len(task.prompts)

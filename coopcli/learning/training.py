@@ -118,12 +118,14 @@ def train_context(
     start: TrainingState,
     on_epoch: Callable[[TrainingState], None] = lambda state: None,
     recompute: Recompute = "nothing",
+    on_step: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
 ) -> TrainingState:
     """Learn a context from its initial value, or resume from the state of an earlier run; returns the state at the end.
 
     The context is float32 [M, d] or [K, M, d]. With at least one full batch of images, an epoch's short last batch is
     dropped, as in the reference. `recompute` saves memory and changes no bit. Raises CoopError when the loss or the context
     stops being finite; `on_epoch` has been called for the good epochs before.
+    `on_step` is called after each step, with its epoch, how many steps of that are done, and how many it has.
     """
     recipe, labels = task.recipe, task.labels
     device = encoder.token_embedding.device
@@ -164,8 +166,9 @@ def train_context(
             images.copy_(task.features(epoch))
             order.copy_(epoch_order(n_images, task.seed, epoch)[: n_batches * batch_size].view(n_batches, batch_size))
             batch_number.zero_()
-            for _ in range(n_batches):
+            for number in range(n_batches):
                 run()
+                on_step(epoch, number + 1, n_batches)
             _check(losses, learned, epoch, recipe)
             log = EpochLog(epoch, recipe.epochs, learning_rate(recipe, epoch), float(losses.mean()), float(accuracies.mean()))
             kept = {name: value.detach().clone().cpu() for name, value in optimizer.state[learned].items()}

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import failed, ran, write_picture
 
 from coopcli.settings import read_settings
@@ -67,10 +68,20 @@ def test_recipes_and_views(coop, photos):
         assert (code, out) == (2, "") and wrong[1] in err
 
 
-def test_the_same_run_again_and_another_in_its_folder(coop, photos):
+def test_the_same_run_again_and_another_in_its_folder(coop, photos, tmp_path):
     fit = ["fit", photos, "--shots", "2", *QUICK, "-o", "run"]
-    ran(coop(*fit))
-    ran(coop(*fit))
+    first = json.loads(ran(coop(*fit, "--json")))
+    written = (tmp_path / "run" / "prompt.safetensors").stat().st_mtime_ns
+    code, out, err = coop(*fit, "--json")
+    again = json.loads(out)
+    assert code == 0 and "done already" in err and "--overwrite trains again" in err
+    assert (first.pop("kept"), again.pop("kept")) == (False, True) and first == again
+    assert (tmp_path / "run" / "prompt.safetensors").stat().st_mtime_ns == written
+    assert "gain" in ran(coop(*fit, "--plot")) and (tmp_path / "run" / "confusion.png").exists()
+    (tmp_path / "run" / "metrics.json").write_text("{")
+    code, _, err = coop(*fit)  # damaged results are made again
+    assert code == 0 and "training again" in err
+    assert (tmp_path / "run" / "prompt.safetensors").stat().st_mtime_ns != written
     failed(coop(*fit, "--seed", "2"), 2, "run of other settings", "seed: 1 -> 2", "--overwrite")
     ran(coop(*fit, "--seed", "2", "--overwrite"))
 
@@ -107,12 +118,47 @@ def test_ctrl_c_keeps_the_last_whole_epoch(photos, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == ""
-    opening, error = err.splitlines()
+    opening, run, error = (line for line in err.splitlines() if not line.startswith(("epochs: ", "train images: ")))
     assert opening == "data: photos: 3 classes, 18 images"
+    assert run.startswith("run: ") and run.endswith("16 context vectors, 100000 epochs, mini on cpu")
     assert error.startswith("coop: stopped; run the same command to resume")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.toml", "checkpoint.safetensors"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.toml", "checkpoint.safetensors", "log.jsonl"}
 
 
 def test_fit_draws_its_figures(coop, photos, tmp_path):
     ran(coop("fit", photos, "--shots", "2", *QUICK, "-o", "run", "--plot"))
     assert {path.name for path in (tmp_path / "run").glob("*.png")} == {"confusion.png", "similarity.png"}
+
+
+def test_the_log_grows_by_the_epoch(coop, photos, tmp_path, monkeypatch):
+    from coopcli.experiments import run_folder
+
+    lengths = []
+    append = run_folder.append_epoch
+
+    def spy(folder, epoch):
+        append(folder, epoch)
+        lengths.append(len((folder / "log.jsonl").read_text().splitlines()))
+
+    monkeypatch.setattr(run_folder, "append_epoch", spy)
+    ran(coop("fit", photos, "--shots", "2", "--model", "mini", "--epochs", "4", "--views", "1", "-o", "run"))
+    assert lengths == [1, 2, 3, 4]
+    ran(coop("fit", photos, "--shots", "2", "--model", "mini", "--epochs", "4", "--views", "1", "-o", "run", "--overwrite"))
+    assert lengths == [1, 2, 3, 4] * 2  # begun anew
+
+
+def test_a_prompt_that_learned_nothing_useful_says_where_to_look(capsys):
+    from coopcli.cli.fit import Outcome, show
+    from coopcli.learned.scores import Evaluation, score
+
+    def evaluation(hits):
+        labels = torch.tensor([0, 1] * 5)
+        return Evaluation(("a", "b"), (), [], [], score(labels, torch.where(torch.arange(10) < hits, labels, 1 - labels), 2))
+
+    class Prompt:
+        class_names = ("a", "b")
+
+    for learned, worse in ((evaluation(4), True), (evaluation(6), False)):
+        show(Outcome(Prompt(), learned, evaluation(5), 0, 0.1, {}, kept=False), "toy", "{}")
+        out, err = capsys.readouterr()
+        assert ("docs/choosing.md" in err) == worse and ("-10.0" in out) == worse and ("+10.0" in out) != worse

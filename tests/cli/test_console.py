@@ -1,0 +1,66 @@
+"""Progress: bars on a terminal, plain lines elsewhere, nothing when quiet."""
+
+import pytest
+
+from coopcli.cli import console
+from coopcli.cli.console import Bars, Lines, duration, progress
+
+
+@pytest.fixture(autouse=True)
+def normal():
+    yield
+    console.set_level(console.NORMAL)
+
+
+def test_plain_lines_come_by_the_tenth_or_the_minute(capsys):
+    lines = Lines("epochs", now=0.0, share=0.0)
+    lines.update(1, 10, now=5.0)  # too early to say anything
+    assert capsys.readouterr().err == ""
+    lines.update(2, 10, now=20.0)
+    assert capsys.readouterr().err == "epochs: 2 of 10 (20 %), about 80 s left\n"
+    lines.update(2.5, 10, now=40.0)
+    assert capsys.readouterr().err == ""
+    lines.update(2.6, 10, now=81.0)  # within an epoch, after a minute
+    assert capsys.readouterr().err == "epochs: 2 of 10 (26 %), about 4 min left\n"
+    lines.update(10, 10, now=300.0)
+    assert capsys.readouterr().err == ""  # what follows says that it is done
+
+
+def test_a_resumed_step_is_estimated_by_what_was_done_now(capsys):
+    lines = Lines("epochs", now=0.0, share=0.5)
+    lines.update(60, 100, now=100.0)
+    assert capsys.readouterr().err == "epochs: 60 of 100 (60 %), about 7 min left\n"
+
+
+def test_what_is_soon_done_says_nothing_and_quiet_says_nothing(capsys, monkeypatch):
+    with progress() as live:
+        Bars(live).update("images", 5, 10)
+    monkeypatch.setattr(console, "FIRST_LINE", 0)
+    console.set_level(console.QUIET)
+    with progress() as live:
+        bars = Bars(live)
+        for done in range(11):
+            bars.update("images", done, 10)
+        console.say("note")
+    assert capsys.readouterr().err == ""
+    console.set_level(console.NORMAL)
+    with progress() as live:
+        bars = Bars(live)
+        for done in range(11):
+            bars.update("images", done, 10)
+    assert capsys.readouterr().err.count("images: ") == 9
+
+
+def test_training_steps_move_the_bar_within_an_epoch(capsys, monkeypatch):
+    monkeypatch.setattr(console, "FIRST_LINE", 0)
+    monkeypatch.setattr(console, "STEP_EVERY", 0)
+    with progress() as live:
+        bars = Bars(live)
+        for step in range(1, 101):
+            bars.training_step(0, 2, step, 100)
+    assert capsys.readouterr().err.count("epochs: 0 of 2") == 4
+
+
+@pytest.mark.parametrize("seconds, words", [(3, "3 s"), (89, "89 s"), (180, "3 min"), (7500, "2 h 05 min")])
+def test_durations(seconds, words):
+    assert duration(seconds) == words
