@@ -55,7 +55,7 @@ def test_wrong_paths(coop, photos, tmp_path):
     failed(coop("fit", "./nowhere", "--model", "mini"), 2, '"./nowhere"')
     failed(coop("zeroshot", "no/where", "--model", "mini"), 2, '"no/where"')
     failed(coop("eval", "nowhere.safetensors", photos), 2, '"nowhere.safetensors"')
-    failed(coop("eval", photos / "red" / "0.png", photos), 2, "no prompt file of coop")
+    failed(coop("eval", photos / "red" / "0.png", photos), 2, "is not a prompt file of coop")
     failed(coop("interpret", photos), 2, "prompt.safetensors")
     failed(coop("zeroshot", photos, "--model", "./nowhere"), 1, '"./nowhere"', "--model mini")
     failed(coop("fit", photos, "--classnames", "nowhere", "--model", "mini"), 2, '"nowhere"')
@@ -70,7 +70,7 @@ def test_bad_options(coop, photos):
     failed(coop("zeroshot", photos, "--model", "mini", "--split", "val"), 2, "has no val split")
     for options in (["--shots", "0"], ["--shots", "few"], ["--position", "top"], ["--epochs", "0"], ["--nonsense"]):
         code, out, err = coop("fit", photos, *options)
-        assert code == 2 and out == "" and options[0] in err + "--shots" and "Traceback" not in err
+        assert code == 2 and out == "" and options[0].removeprefix("--") in err + "shots" and "Traceback" not in err
 
 
 def test_a_defect_is_one_line_too(coop, photos, monkeypatch):
@@ -88,7 +88,7 @@ def test_ctrl_c_while_libraries_load(tmp_path):
     """A library that is being imported may make another error of it."""
     code = (
         "import os, signal, sys\nfrom coopcli import __main__\nimport coopcli.cli.app as module\n"
-        "def app():\n"
+        "def app(**options):\n"
         "    try: os.kill(os.getpid(), signal.SIGINT)\n"
         "    except KeyboardInterrupt as error: raise ModuleNotFoundError('Could not import module') from error\n"
         "module.app = app\n__main__.main()"
