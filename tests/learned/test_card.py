@@ -239,7 +239,7 @@ def test_a_card_that_the_user_took_over_is_kept(tmp_path):
     licensed = card_of(tmp_path, PROMPT, "alice/x", "cc-by-4.0")
     assert ModelCard(licensed).data.license == "cc-by-4.0" and ModelCard(licensed).text == ModelCard(own).text
     readme.write_text("---\na: [\n---\n")
-    with pytest.raises(CoopError, match=r"front matter of README.md is no YAML"):
+    with pytest.raises(CoopError, match=r"front matter of README.md is not YAML"):
         card_of(tmp_path, PROMPT, "alice/x", "mit")
     readme.write_bytes(b"\xff")
     with pytest.raises(CoopError, match=r'README.md" cannot be read'):
