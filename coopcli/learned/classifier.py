@@ -124,7 +124,7 @@ class Prompt(Classifier):
         cache: FeatureCache | None = None,
     ) -> None:
         if isinstance(learned, Head):
-            raise UsageError(f"a {learned.method} head is no prompt; use Classifier, which takes both")
+            raise UsageError(f"this file holds a {learned.method} head, not a prompt; use Classifier, which takes both")
         super().__init__(learned, clip, class_names, cache)
 
     def class_features(self, class_names: Sequence[str] | None = None) -> Tensor:

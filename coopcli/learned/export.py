@@ -1,4 +1,4 @@
-"""A learned classifier as one ONNX file, for machines without PyTorch: image tower, class features and softmax."""
+"""Export a learned classifier as one ONNX file, for machines without PyTorch: image tower, class features and softmax."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .classifier import Classifier
 
 INPUT, OUTPUT = "pixels", "probabilities"
-MAX_BYTES = 2**31 - 2**20  # of weights; a protobuf message ends at 2 GiB
-PICTURES = 8  # random ones, to check a file with
+MAX_BYTES = 2**31 - 2**20  # of weights; a protobuf message holds at most 2 GiB
+PICTURES = 8  # random images to check a file with
 TOLERANCE = 1e-3  # between probabilities; in practice they agree to 1e-6
 # How an image becomes pixels; rescaling and normalisation are part of the graph.
 PREPROCESSING_KEYS = ("do_resize", "size", "resample", "do_center_crop", "crop_size")
@@ -38,7 +38,7 @@ class _Network(nn.Module):
 
 
 def onnx_bytes(classifier: Classifier) -> bytes:
-    """The content of an ONNX file: `pixels` uint8 [n, s, s, 3] in, `probabilities` float32 [n, K] out, for any n.
+    """Make the content of an ONNX file: `pixels` uint8 [n, s, s, 3] in, `probabilities` float32 [n, K] out, for any n.
 
     Its metadata hold the class names (`class_names`, a JSON list) and how an image becomes pixels (`preprocessing`, in
     the words of a preprocessor_config.json; what that says of rescaling and normalisation is part of the graph).
@@ -49,7 +49,7 @@ def onnx_bytes(classifier: Classifier) -> bytes:
             raise CoopError(f'the package {package} is not installed; exporting needs: pip install "coopcli[export]"')
     clip = classifier.clip
     example = torch.zeros(2, clip.image_size, clip.image_size, 3, dtype=torch.uint8)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that are not needed here
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about packages that are not needed here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -69,21 +69,21 @@ def onnx_bytes(classifier: Classifier) -> bytes:
     for part in (*proto.graph.node, *proto.graph.value_info):  # where in which source file each came from
         del part.metadata_props[:]
     settings = clip.image_processor.to_dict()
-    told = {
+    metadata = {
         "class_names": list(classifier.head.class_names),
         "preprocessing": {key: settings[key] for key in PREPROCESSING_KEYS if key in settings},
         "model": clip.name,
         "fingerprint": clip.fingerprint,
         "coop_version": __version__,
     }
-    for key, value in told.items():
+    for key, value in metadata.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=dict)
         proto.metadata_props.add(key=key, value=text)
     return proto.SerializeToString(deterministic=True)
 
 
 def difference(content: bytes, classifier: Classifier) -> float | None:
-    """The largest difference between the probabilities that onnxruntime and PyTorch give random pictures.
+    """Compute the largest difference between the probabilities of onnxruntime and of PyTorch for random images.
 
     None where onnxruntime is not installed. Raises CoopError when it is more than TOLERANCE.
     """
@@ -96,7 +96,7 @@ def difference(content: bytes, classifier: Classifier) -> float | None:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         expected = _Network(classifier)(torch.from_numpy(pixels)).numpy()
-    found = float(np.abs(session.run([OUTPUT], {INPUT: pixels})[0] - expected).max())
-    if not found <= TOLERANCE:
-        raise CoopError(f"onnxruntime's probabilities differ from PyTorch's by {found:.2g}; nothing is written")
-    return found
+    largest = float(np.abs(session.run([OUTPUT], {INPUT: pixels})[0] - expected).max())
+    if not largest <= TOLERANCE:
+        raise CoopError(f"onnxruntime's probabilities differ from PyTorch's by {largest:.2g}; nothing is written")
+    return largest

@@ -27,7 +27,7 @@ from .prompt import LearnedPrompt
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-SAMPLE = 1024  # tokens by which their spacing is told: shares of them are then right to 1 or 2 %
+SAMPLE = 1024  # tokens to measure the spacing on: shares are then right to 1 or 2 %
 ROWS = 256  # of distances to a whole vocabulary at a time: 100 MB for 49,408 tokens
 WORDS = 2048  # words to encode at a time
 
@@ -55,7 +55,7 @@ def nearest_tokens(
     """
     table = _rows(token_embedding, metric, among)
     ids = list(among) if among is not None else range(len(table))
-    found = []
+    nearest = []
     for vectors in _rows(context, metric).split(ROWS):
         if metric == "cosine":
             distances = (1 - vectors @ table.T).clamp(min=0)
@@ -63,10 +63,10 @@ def nearest_tokens(
             distances = torch.cdist(vectors, table, compute_mode="donot_use_mm_for_euclid_dist")
         near = distances.topk(min(top, len(table)), dim=1, largest=False)
         for of_vector in zip(near.values.tolist(), near.indices.tolist(), strict=True):
-            found.append(
+            nearest.append(
                 [NearToken(readable_token(tokenizer, ids[row]), ids[row], far) for far, row in zip(*of_vector, strict=True)]
             )
-    return found
+    return nearest
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,15 @@ def token_spacing(token_embedding: Tensor, metric: Metric = "euclidean", among: 
     rough = table.float()  # to find which is nearest; how near is computed in float64
     lengths = torch.zeros(len(rough)) if metric == "cosine" else rough.square().sum(dim=1) / 2
     sample = torch.arange(0, len(table), -(-len(table) // SAMPLE))
-    found = []
+    distances = []
     for rows in sample.split(ROWS):
         nearness = rough[rows] @ rough.T - lengths  # orders tokens as their distances do
         nearness[torch.arange(len(rows)), rows] = -torch.inf
         vectors, nearest = table[rows], table[nearness.argmax(dim=1)]
-        found.append(
+        distances.append(
             (1 - (vectors * nearest).sum(dim=1)).clamp(min=0) if metric == "cosine" else (vectors - nearest).norm(dim=1)
         )
-    return TokenSpacing(torch.cat(found).sort().values)
+    return TokenSpacing(torch.cat(distances).sort().values)
 
 
 def _rows(vectors: Tensor, metric: Metric, among: Sequence[int] | None = None) -> Tensor:
@@ -130,7 +130,7 @@ def movements(
     """The `top` words that all classes together moved towards, with their mean gains, and the movement of each class.
 
     Features are L2-normalised: `learned` and `hand_written` [K, p], `word_features` [V, p]. What all classes have in common
-    adds the same to each logit of an image and changes no prediction; it is therefore told apart from each class's own.
+    adds the same to each logit of an image and changes no prediction, so it is kept apart from each class's own.
     """
     moves = learned - hand_written
     common = moves.mean(dim=0)

@@ -1,4 +1,4 @@
-"""Predictions for whatever images the user names, one after another: memory does not grow with their number."""
+"""Predict images one after another: memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATTERN = re.compile(r"[*?[]")
 class Prediction:
     """The most probable classes of an image with their probabilities, best first.
 
-    `class_name` is that of the best, or None where it is less probable than the threshold: none of these.
+    `class_name` is the best, or None where its probability is below the threshold.
     """
 
     image: str
@@ -34,14 +34,15 @@ class Prediction:
 def predict(
     classifier: Classifier, items: Iterable[ImageItem], top: int = 1, threshold: float = 0.0
 ) -> Generator[Prediction | CoopError]:
-    """For each image its prediction, or why it cannot be read, in the order of `items`, which are taken a little ahead."""
+    """Yield each image's prediction, or the error of reading it, in the order of `items`, which are read a little ahead."""
     names = classifier.head.class_names
     with closing(classifier.stream(items)) as stream:
         for item, probabilities in stream:
             if isinstance(probabilities, CoopError):
                 yield probabilities
                 continue
-            values, rows = (found.tolist() for found in probabilities.topk(min(top, len(names))))
+            largest = probabilities.topk(min(top, len(names)))
+            values, rows = largest.values.tolist(), largest.indices.tolist()
             best = tuple(zip((names[row] for row in rows), values, strict=True))
             yield Prediction(item.name, best[0][0] if values[0] >= threshold else None, best)
 
@@ -51,29 +52,29 @@ def find_images(
 ) -> Iterator[ImageItem]:
     """Find the images of image files, folders (with their subfolders) and globs; "-" stands for the listed paths.
 
-    They are looked for as they are asked for; the names of a folder's other files go to `pass_over`. Raises at once
-    UsageError for a missing source, and CoopError where there is no image at all.
+    The search goes only as far as the images are asked for; the names of a folder's other files go to `pass_over`. Raises,
+    at once, UsageError for a missing source and CoopError when there are no images.
     """
     for source in sources:
         if source != STDIN and not Path(source).exists() and not PATTERN.search(source):
-            raise UsageError(f'there is no image, folder or glob "{source}"')
-    found = chain.from_iterable(_from_list(listed) if source == STDIN else _from(source, pass_over) for source in sources)
-    first = next(found, None)
+            raise UsageError(f'no image, folder or glob "{source}"')
+    items = chain.from_iterable(_from_list(listed) if source == STDIN else _from(source, pass_over) for source in sources)
+    first = next(items, None)
     if first is None:
         raise CoopError(f"there are no images in {', '.join(sources)}")
-    return chain([first], found)
+    return chain([first], items)
 
 
 def _from(source: str, pass_over: Callable[[str], object] | None) -> Iterator[ImageItem]:
     path = Path(source)
     if path.is_dir():
-        found: Iterable[Path] = walk_images(path, pass_over)
-    elif path.exists():  # before globs: a name may hold their signs
-        found = [path]
+        paths: Iterable[Path] = walk_images(path, pass_over)
+    elif path.exists():  # before globs: a name may contain their characters
+        paths = [path]
     else:
         matches = sorted(glob.iglob(source, recursive=True))  # noqa: PTH207  Path.glob takes no absolute patterns
-        found = (match for match in map(Path, matches) if match.is_file())
-    return (file_item(path, str(path)) for path in found)
+        paths = (match for match in map(Path, matches) if match.is_file())
+    return (file_item(path, str(path)) for path in paths)
 
 
 def _from_list(lines: Iterable[str]) -> Iterator[ImageItem]:

@@ -1,4 +1,4 @@
-"""The reference's own files (KaiyangZhou/CoOp, trained by Dassl): its checkpoints and class lists, contexts to start from."""
+"""Read the reference's own files (KaiyangZhou/CoOp on Dassl): its checkpoints, into prompts or as contexts to start from."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HALF_PRECISION = 1e-3  # relative: the reference keeps its vectors in float16
 
 
 class _Unused:
-    """In place of every object in a checkpoint that is of no use here: made of anything, does nothing."""
+    """Stands in for every object of a checkpoint that is not needed here: takes any arguments, does nothing."""
 
     def __new__(cls, *_: object) -> _Unused:
         return super().__new__(cls)
@@ -47,7 +47,7 @@ def _plain_dict(*_: object) -> dict[Any, Any]:
 
 
 # A pickle can call whatever it names. Besides tensors, a checkpoint may name these, and none of their code runs: the
-# scheduler's state holds its successor, that one the optimizer, and a validation score may be a number of numpy's.
+# scheduler's state holds its successor, which holds the optimizer, and a validation score may be a numpy number.
 _STAND_INS: list[Any] = [
     (_Unused, "torch.optim.lr_scheduler.CosineAnnealingLR"),
     (_Unused, "torch.optim.sgd.SGD"),
@@ -60,12 +60,12 @@ _STAND_INS: list[Any] = [
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ReferenceCheckpoint:
     """What the reference saves of a prompt learner, on the CPU.
 
     `context` is float32 [M, d] or class-specific [K, M, d]. `prefix` [K, 1, d] and `suffix` [K, 76 - M, d] are token
     embeddings: SOS, and what follows the context (class name, ".", EOS, padding); both None where the file lacks them.
-    The class token's position is not in the file.
+    The file does not hold the class token's position.
     """
 
     path: Path
@@ -76,10 +76,10 @@ class Checkpoint:
     suffix: Tensor | None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> ReferenceCheckpoint:
     """Read a `model.pth.tar-50` of the reference, or a `torch.save` of its `state_dict` alone. No code of the file's runs.
 
-    Raises UsageError when there is no such file, CoopError when it is anything else than such a checkpoint.
+    Raises UsageError when there is no such file, CoopError for anything but such a checkpoint.
     """
     content = _content(path)
     try:
@@ -96,19 +96,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 f'"{path}" names {brief(named[1])}, which no CoOp checkpoint of the reference does; as a pickle can run code, '
                 "it was not read"
             ) from error
-        raise CoopError(f'"{path}" is no file that torch.save wrote, or is damaged') from error
+        raise CoopError(f'"{path}" was not written by torch.save, or is damaged') from error
     outer = loaded if isinstance(loaded, dict) else {}
     state = outer.get("state_dict", outer)
     if not isinstance(state, dict) or CONTEXT not in state:
-        raise CoopError(f'"{path}" holds no "{CONTEXT}": it is no checkpoint of the reference\'s prompt learner')
+        raise CoopError(f'"{path}" holds no "{CONTEXT}", so it is not a checkpoint of the reference\'s prompt learner')
     others = [name for name, value in state.items() if isinstance(value, Tensor) and name not in (CONTEXT, PREFIX, SUFFIX)]
     if others:
-        raise CoopError(f'"{path}" is of another method than CoOp: beside the context it holds "{brief(others[0])}"')
+        raise CoopError(f'"{path}" belongs to another method than CoOp: besides the context it holds "{brief(others[0])}"')
     context = _vectors(path, CONTEXT, state[CONTEXT], (2, 3))
-    prefix, suffix = (_vectors(path, name, state[name], (3,)) if name in state else None for name in (PREFIX, SUFFIX))
+    prefix = _vectors(path, PREFIX, state[PREFIX], (3,)) if PREFIX in state else None
+    suffix = _vectors(path, SUFFIX, state[SUFFIX], (3,)) if SUFFIX in state else None
     epoch = outer.get("epoch")
     digest = hashlib.sha256(content).hexdigest()
-    return Checkpoint(path, digest, epoch if type(epoch) is int else None, context, prefix, suffix)
+    known_epoch = epoch if type(epoch) is int and 0 <= epoch < 10**9 else None
+    return ReferenceCheckpoint(path, digest, known_epoch, context, prefix, suffix)
 
 
 def _content(path: Path) -> bytes:
@@ -116,7 +118,7 @@ def _content(path: Path) -> bytes:
         if path.is_dir():
             raise UsageError(f'"{path}" is a folder; name the file in it, such as prompt_learner/model.pth.tar-50')
         if not path.is_file():
-            raise UsageError(f'there is no file "{path}"')
+            raise UsageError(f'no file "{path}"')
         if (size := path.stat().st_size) > MAX_FILE:
             raise CoopError(f'"{path}" has {size} bytes; the file of a context has at most {MAX_FILE}')
         return path.read_bytes()
@@ -125,7 +127,7 @@ def _content(path: Path) -> bytes:
 
 
 def _vectors(path: Path, name: str, value: object, dimensions: tuple[int, ...]) -> Tensor:
-    """The value in float32, if it is a plain tensor of numbers, each of them really there, with so many dimensions."""
+    """Get the value in float32, if it is a plain tensor of that many dimensions with all of its numbers in the file."""
     if not (
         isinstance(value, Tensor)
         and value.layout is torch.strided
@@ -135,7 +137,7 @@ def _vectors(path: Path, name: str, value: object, dimensions: tuple[int, ...]) 
         and 0 < value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     ):
         what = f"a {value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise CoopError(f'"{path}" holds {what} as "{name}"; there should be vectors')
+        raise CoopError(f'"{path}" holds {what} as "{name}"; expected vectors')
     vectors = value.detach().float()
     if not vectors.isfinite().all():
         raise CoopError(f'"{path}" holds NaN or infinite numbers in its "{name}"')
@@ -146,9 +148,13 @@ def _vectors(path: Path, name: str, value: object, dimensions: tuple[int, ...]) 
 
 
 def import_prompt(
-    checkpoint: Checkpoint, backbone: Backbone, class_names: Sequence[str], folders: Sequence[str], position: Position = "end"
+    checkpoint: ReferenceCheckpoint,
+    backbone: Backbone,
+    class_names: Sequence[str],
+    folders: Sequence[str],
+    position: Position = "end",
 ) -> LearnedPrompt:
-    """The prompt that a checkpoint holds, once it is sure that it belongs to this backbone and these classes in this order.
+    """Make a prompt of a checkpoint, after checking that it belongs to this backbone and these classes in this order.
 
     Raises CoopError, saying what does not match: number of classes, width, length, SOS (of another backbone), or the
     first class whose name is not what the checkpoint's own token embeddings say.
@@ -176,7 +182,7 @@ def import_prompt(
             f'"{path}" was trained with another model than "{backbone.name}": the embedding of SOS differs; name it (--model)'
         )
     _check_names(checkpoint, suffix, table, backbone, class_names)
-    _tell_of_stops(backbone, class_names, position)
+    _warn_of_stops(backbone, class_names, position)
     return LearnedPrompt(
         context=context,
         settings=settings,
@@ -193,13 +199,15 @@ def import_prompt(
     )
 
 
-def _same(found: Tensor, expected: Tensor) -> bool:
-    """Whether vectors agree, each to the precision of float16."""
-    return bool(((found - expected).norm(dim=-1) <= HALF_PRECISION * expected.norm(dim=-1)).all())
+def _same(vectors: Tensor, expected: Tensor) -> bool:
+    """Tell whether vectors agree, each to the precision of float16."""
+    return bool(((vectors - expected).norm(dim=-1) <= HALF_PRECISION * expected.norm(dim=-1)).all())
 
 
-def _check_names(checkpoint: Checkpoint, suffix: Tensor, table: Tensor, backbone: Backbone, class_names: Sequence[str]) -> None:
-    """Whatever the position, the reference saves name and full stop as they follow the context at the `end`."""
+def _check_names(
+    checkpoint: ReferenceCheckpoint, suffix: Tensor, table: Tensor, backbone: Backbone, class_names: Sequence[str]
+) -> None:
+    """Check the names: for every position, the reference saves name and full stop as they follow the context at the `end`."""
     n_ctx, tokenizer = checkpoint.context.shape[-2], backbone.tokenizer
     prompts = context_prompts(tokenizer, ContextSettings(n_ctx), class_names, backbone.text_encoder.max_length)
     for k, (name, prompt) in enumerate(zip(class_names, prompts, strict=True)):
@@ -214,8 +222,8 @@ def _check_names(checkpoint: Checkpoint, suffix: Tensor, table: Tensor, backbone
             )
 
 
-def _tell_of_stops(backbone: Backbone, class_names: Sequence[str], position: Position) -> None:
-    """Where a name's last punctuation merges with the full stop, the reference parts them wrongly but at the `end`."""
+def _warn_of_stops(backbone: Backbone, class_names: Sequence[str], position: Position) -> None:
+    """Warn where a name's last punctuation merges with the full stop: but for `end`, the reference splits them wrongly."""
     names = [readable_name(name) for name in class_names] if position != "end" else []
     stop = tokenize(backbone.tokenizer, ".")
     merged = [n for n in names if tokenize(backbone.tokenizer, f"{n}.") != tokenize(backbone.tokenizer, n) + stop]
@@ -231,10 +239,10 @@ def _tell_of_stops(backbone: Backbone, class_names: Sequence[str], position: Pos
 
 
 def read_initial_context(path: Path, settings: ContextSettings, n_classes: int, width: int) -> Tensor:
-    """A context to start training from, float32 [M, width], or class-specific [K, M, width].
+    """Read a context to start training from, float32 [M, width], or class-specific [K, M, width].
 
     It is the tensor `ctx` or `context` of a safetensors file, such as a prompt of `coop fit`, or the one in a checkpoint
-    of the reference. Raises UsageError when there is no such file or its shape is not what `settings` ask for.
+    of the reference. Raises UsageError for a missing file or a shape that `settings` do not ask for.
     """
     context = _read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path).context
     wanted = list(settings.shape(n_classes, width))
@@ -250,7 +258,7 @@ def _read_safetensors(path: Path) -> Tensor:
     try:
         tensors = load(_content(path))
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CoopError(f'"{path}" is no safetensors file, or is damaged') from error
+        raise CoopError(f'"{path}" is not a safetensors file, or is damaged') from error
     name = CONTEXT if CONTEXT in tensors else "context"
     if name not in tensors:
         raise CoopError(f'"{path}" holds no tensor "{CONTEXT}" or "context"')

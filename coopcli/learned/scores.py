@@ -64,16 +64,16 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """The metrics for `--json` and metrics.json."""
         metrics, names = self.metrics, distinct(self.class_names)
-        told: dict[str, Any] = {"class_names": list(self.class_names), "n": metrics.n, "top1": metrics.top1}
-        told |= {"macro": metrics.macro, "per_class": dict(zip(names, metrics.per_class, strict=True))}
+        summary: dict[str, Any] = {"class_names": list(self.class_names), "n": metrics.n, "top1": metrics.top1}
+        summary |= {"macro": metrics.macro, "per_class": dict(zip(names, metrics.per_class, strict=True))}
         if metrics.confusion is not None:
-            return told | {"confusion": metrics.confusion}
+            return summary | {"confusion": metrics.confusion}
         confusions = [{"true": names[k], "predicted": names[j], "images": n} for k, j, n in metrics.confusions()]
         by_class = {
             key: dict(zip(names, counts or [], strict=True))
             for key, counts in (("images", metrics.images), ("hits", metrics.hits))
         }
-        return told | by_class | {"largest_confusions": confusions}
+        return summary | by_class | {"largest_confusions": confusions}
 
 
 def by_class_features(logit_scale: float, class_features: Tensor) -> Classify:

@@ -88,7 +88,7 @@ def test_what_is_not_known_is_not_said(tmp_path):
     for model, revision in (("mini", None), ("/models/clip", None), ("models/clip", None), ("open_clip:ViT-B-32/laion", "c")):
         card = model_card(replace(PROMPT, model=model, revision=revision, training={"data": "EuroSAT"}), "run")
         assert set(front_matter(card, tmp_path)) == told - {"base_model", "base_model_relation", "datasets"}
-        assert f"Its CLIP is `{model}`, which is no model" in card or (model == "mini" and "`mini`, the small model" in card)
+        assert f"Its CLIP is `{model}`, which is not a model" in card or (model == "mini" and "`mini`, the small model" in card)
     assert "## Accuracy" not in card
 
 

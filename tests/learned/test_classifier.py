@@ -111,7 +111,7 @@ def test_files_and_heads(mini, photos, tmp_path):
         assert np.array_equal(loaded.predict_proba(path), expected)
     head = Classifier.load(tmp_path / "head.safetensors", mini, ["blue", "red"])
     assert list(head.classes_) == ["blue", "red"] and head.predict(path) in head.classes_
-    with pytest.raises(UsageError, match="linear-probe head is no prompt"):
+    with pytest.raises(UsageError, match="holds a linear-probe head, not a prompt"):
         Prompt.load(tmp_path / "head.safetensors", mini)
     with pytest.raises(UsageError, match="nowhere"):
         Prompt.load(tmp_path / "nowhere", mini)

@@ -197,7 +197,7 @@ def test_damage_is_told_or_harmless(mini, saved):
 @pytest.mark.parametrize("content", [b"", b"PK", b"\x80\x02.", b"no checkpoint", b"\x80\x02" + b"}" * 1000])
 def test_another_file(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(CoopError, match=r"is no file that torch\.save wrote"):
+    with pytest.raises(CoopError, match=r"was not written by torch\.save"):
         read_checkpoint(tmp_path / "x")
 
 
@@ -209,14 +209,14 @@ def test_a_file_that_unpacks_to_more_than_it_is(saved):
         for name, entry in entries.items():
             archive.writestr(name, entry + bytes(10**7) * name.endswith("data/0"))
     assert path.stat().st_size < 10**6
-    with pytest.raises(CoopError, match=r"is no file that torch\.save wrote"):
+    with pytest.raises(CoopError, match=r"was not written by torch\.save"):
         read_checkpoint(path)
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
-    for name, words in {"none": "there is no file", "folder": "is a folder", "pipe": "no file", "x" * 5000: "x"}.items():
+    for name, words in {"none": "no file", "folder": "is a folder", "pipe": "no file", "x" * 5000: "x"}.items():
         with pytest.raises(UsageError, match=words):
             read_checkpoint(tmp_path / name)
 
@@ -238,9 +238,9 @@ def test_a_file_beyond_all_size(tmp_path):
         ({"ctx": torch.zeros(4)}, r'of shape \[4\] as "ctx"'),
         ({"ctx": torch.zeros(0, 128)}, r"\[0, 128\]"),
         ({"ctx": torch.zeros(4, 128, dtype=torch.int64)}, "a torch.int64"),
-        ({"ctx": torch.zeros(4, 128).to_sparse()}, "there should be vectors"),
-        ({"ctx": torch.zeros(4, 128, device="meta")}, "there should be vectors"),
-        ({"ctx": torch.zeros(1, 1).expand(10**6, 10**6)}, "there should be vectors"),
+        ({"ctx": torch.zeros(4, 128).to_sparse()}, "expected vectors"),
+        ({"ctx": torch.zeros(4, 128, device="meta")}, "expected vectors"),
+        ({"ctx": torch.zeros(1, 1).expand(10**6, 10**6)}, "expected vectors"),
         ({"ctx": torch.full((4, 128), torch.nan)}, "NaN or infinite"),
         ({"ctx": torch.zeros(4, 128), "meta_net.linear1.weight": torch.zeros(1)}, r"another method.*meta_net\.linear1"),
     ],
@@ -390,9 +390,9 @@ def test_import_tells_in_one_line(coop, saved, tmp_path):
     ending = ["--classnames", "names.txt", "--model", "mini"]
     for path, code, words in (
         (saved(), 1, 'class 3 of the class-name file is "sea"'),
-        ("names.txt", 1, "is no file that torch.save wrote"),
+        ("names.txt", 1, "was not written by torch.save"),
         ("evil.pt", 1, "it was not read"),
-        ("none", 2, "there is no file"),
+        ("none", 2, "no file"),
     ):
         got, out, err = coop("import", path, *ending)
         assert (got, out) == (code, "") and words in err and err.count("\n") == 1 and err.startswith("coop: "), err

@@ -46,13 +46,13 @@ def descend(
             loss.backward()
             optimizer.step()
         if not loss.isfinite():
-            raise CoopError(f"training diverged: the loss is no longer a number in epoch {epoch + 1} of {epochs}")
+            raise CoopError(f"training diverged: the loss is not finite in epoch {epoch + 1} of {epochs}")
 
 
 def descend_on_views(
     task: FewShotTask, logits: Logits, optimizer: torch.optim.Optimizer, rate: Rate, epochs: int, batch_size: int
 ) -> None:
-    """Descend on image features: in each epoch those of one view of each image, drawn anew."""
+    """Descend on image features: in each epoch, those of one newly drawn view of each image."""
     drawn = drawn_views(task.views, task.seed)
 
     def inputs(epoch: int, batches: Sequence[Tensor]) -> Iterable[Tensor]:

@@ -60,5 +60,5 @@ def test_the_papers_sgd(mini):
 def test_a_loss_that_is_no_number(mini):
     task, _, _ = clustered(mini, classes=2, shots=2)
     learned = torch.nn.Parameter(torch.full((2, 16), torch.inf))
-    with pytest.raises(CoopError, match="no longer a number in epoch 1 of 2"):
+    with pytest.raises(CoopError, match="not finite in epoch 1 of 2"):
         descend_as_paper(task, lambda images: images @ learned.T, learned, Recipe(epochs=2))

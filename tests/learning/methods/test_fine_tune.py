@@ -95,7 +95,7 @@ def test_an_image_that_cannot_be_read(task, photos):
 
 
 def test_a_loss_that_is_no_number(task):
-    with pytest.raises(CoopError, match="diverged: the loss is no longer a number in epoch"):
+    with pytest.raises(CoopError, match="diverged: the loss is not finite in epoch"):
         learn(replace(task, text=task.text * float("nan")), QUICK)
 
 
