@@ -22,6 +22,8 @@ from .hf_clip import load_hf_clip
 from .integrity import check_features, check_numbers
 from .openclip import OpenClipModel, load_open_clip
 from .text_encoder import TextEncoder
+from .tokens import ends_of
+from .towers import feature_width, read_tower, token_width
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
@@ -60,7 +62,7 @@ class Backbone:
     def text_encoder(self) -> TextEncoder:
         """The text tower, built on first use: cached class features classify images without it."""
         with torch.inference_mode(False):  # tensors made in inference mode could not be trained through
-            return TextEncoder(self.model)
+            return TextEncoder(read_tower(self.model, self.tokenizer.pad_token_id))
 
     @property
     def model_key(self) -> str:
@@ -70,12 +72,12 @@ class Backbone:
     @property
     def feature_width(self) -> int:
         """p, the size of an image or text feature."""
-        return int(self.model.text_projection.weight.shape[0])
+        return feature_width(self.model)
 
     @property
     def token_width(self) -> int:
         """d, the size of a token embedding and of a context vector."""
-        return int(self.model.text_model.embeddings.token_embedding.weight.shape[1])
+        return token_width(self.model)
 
     @property
     def image_size(self) -> int:
@@ -101,7 +103,7 @@ class Backbone:
         process = self.image_processor
         inputs = pixels.to(self.device).float()
         if process.do_rescale:
-            inputs = inputs * process.rescale_factor
+            inputs = inputs * process.rescale_factor - float(getattr(process, "rescale_offset", False))
         if process.do_normalize:
             mean, std = (
                 torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (process.image_mean, process.image_std)
@@ -141,11 +143,19 @@ def load_backbone(
     model = model.eval().requires_grad_(False)
     check_numbers(name, model)
     fingerprint = fingerprint_of(model, tokenizer, processor)
-    logit_scale = float(model.logit_scale.exp())
-    if not math.isfinite(logit_scale):
-        raise CoopError(f'model "{name}": its logit_scale is {float(model.logit_scale):g}, and exp of that is not finite')
+    logit_scale = _logit_scale(name, model)
     _move(model, target, dtype)
     return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype, logit_scale)
+
+
+def _logit_scale(name: str, model: torch.nn.Module) -> float:
+    """exp of the model's logit scale, or in ALIGN 1 / temperature. Raises CoopError for a scale that is not finite."""
+    parameter = float(model.temperature if hasattr(model, "temperature") else model.logit_scale)  # type: ignore[arg-type]
+    inverse = hasattr(model, "temperature")
+    scale = 1 / (parameter or math.nan) if inverse else float(model.logit_scale.exp())  # type: ignore[operator]
+    if not math.isfinite(scale):
+        raise CoopError(f'model "{name}": its logit_scale or temperature is {parameter:g}, which makes logits infinite')
+    return scale
 
 
 def _move(model: torch.nn.Module, device: torch.device, dtype: Dtype) -> None:
@@ -169,6 +179,11 @@ def fingerprint_of(model: CLIPModel | OpenClipModel, tokenizer: CLIPTokenizer, p
     digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
     settings = processor.to_dict()
     kept = {key: settings.get(key) for key in FINGERPRINTED}
+    kind = getattr(getattr(model, "config", None), "model_type", "clip")
+    if kind != "clip":  # saved prompts keep their fingerprints
+        tower = read_tower(model, tokenizer.pad_token_id)
+        text = [kind, ends_of(tokenizer), tower.fill, tower.position_rows.shape[0], tokenizer("CAT").input_ids]
+        kept |= {"text": text, "rescale_offset": settings.get("rescale_offset")}
     digest.update(json.dumps(kept, sort_keys=True, default=lambda value: dict(value)).encode())
     return digest.hexdigest()[:32]
 

@@ -1,10 +1,11 @@
-"""Load a stock CLIPModel: from the hub, from a local folder, or the embedded `mini`."""
+"""Load a stock CLIPModel or a dual encoder of a related family: from the hub, a local folder, or the embedded `mini`."""
 
 from __future__ import annotations
 
 import json
 import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,40 @@ from ..names import OPEN_CLIP
 from .integrity import check_config, check_tokenizer, check_weights
 from .openclip import INSTALL
 from .pixels import centre
+from .tokens import lower_case
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 
+@dataclass(frozen=True)
+class Family:
+    """transformers' classes of a family, by name; the tokenizer of most families is the one that its files name."""
+
+    model: str
+    image_processor: str
+    tokenizer: str = "AutoTokenizer"
+
+
+# By the model_type of the config. Image processors are the ones based on Pillow: the resampling of others differs.
+FAMILIES = {
+    "clip": Family("CLIPModel", "CLIPImageProcessorPil", "CLIPTokenizer"),
+    "metaclip_2": Family("MetaClip2Model", "CLIPImageProcessorPil"),
+    "siglip": Family("SiglipModel", "SiglipImageProcessorPil"),
+    "chinese_clip": Family("ChineseCLIPModel", "ChineseCLIPImageProcessorPil"),
+    "altclip": Family("AltCLIPModel", "CLIPImageProcessorPil"),
+    "align": Family("AlignModel", "EfficientNetImageProcessorPil"),
+}
+LEFT_OUT = {
+    "siglip2": "its NaFlex images are no squares; use a SigLIP 2 of fixed size, such as google/siglip2-base-patch16-224",
+    "tipsv2": "its preprocessing needs torchvision",
+    "blip": "its text tower is a captioner's",
+    "blip-2": "its text tower is a captioner's",
+    "flava": "its text features are one for each token",
+    "aimv2": "its attention depends on the padding",
+}
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
+INSTALL_SIGLIP = "pip install 'coopcli[siglip]'"
 MINI_FOLDER = Path(__file__).parents[1] / "mini"
 
 
@@ -35,19 +64,17 @@ def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[C
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import transformers
-        from transformers import AutoConfig, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
         # Explicit: by default transformers asks the user whether to run a model's own code.
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-        if not isinstance(config, CLIPConfig):
-            raise CoopError(f'model "{name}" is a {config.model_type} model; coop needs a CLIPModel (model_type "clip")')
+        config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        family = _family(name, config.model_type)
         if not allow_pickle and _index_names_pickles(source, revision):
             raise CoopError(_only_pickled(name))
         check_config(name, config, _weights_bytes(source))
-        model, loading = CLIPModel.from_pretrained(
+        model, loading = getattr(transformers, family.model).from_pretrained(
             source,
             config=config,
             # Explicit: only for "main" does transformers look for the hub's own conversion of an older model.
@@ -57,13 +84,20 @@ def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[C
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # check_weights names them
         )
-        check_weights(name, "CLIPModel", loading)
-        tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
+        check_weights(name, family.model, loading)
+        tokenizer = getattr(transformers, family.tokenizer).from_pretrained(source, revision=revision, trust_remote_code=False)
         text = config.text_config
-        check_tokenizer(name, tokenizer, text.vocab_size, text.eos_token_id, text.pad_token_id)
-        # The Pillow backend by name: the resampling of other backends differs from the reference's.
-        processor = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
-        _check_image_size(name, processor, config.vision_config.image_size)
+        # In other families' configs these ids are not used, and often wrong.
+        eos = text.eos_token_id if config.model_type in ("clip", "metaclip_2") else None
+        check_tokenizer(name, tokenizer, text.vocab_size, eos, text.pad_token_id, legacy=config.model_type == "clip")
+        if config.model_type == "siglip":
+            lower_case(tokenizer)
+        processor = getattr(transformers, family.image_processor).from_pretrained(source, revision=revision)
+        if getattr(processor, "include_top", False):
+            raise CoopError(f'model "{name}": include_top in its preprocessor_config.json must be false')
+        # A convolutional tower takes images of any size.
+        side = processor.crop_size["height"] if config.model_type == "align" else config.vision_config.image_size
+        _check_image_size(name, processor, side)
     except CoopError:
         raise
     except Exception as error:  # foreign files fail in any way
@@ -71,6 +105,14 @@ def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[C
             raise CoopError(_only_pickled(name)) from error
         raise CoopError(_why_not_loaded(name, error)) from error
     return model, tokenizer, processor
+
+
+def _family(name: str, model_type: str) -> Family:
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    if model_type in LEFT_OUT:
+        raise CoopError(f'model "{name}" is a {model_type} model, which coop does not support: {LEFT_OUT[model_type]}')
+    raise CoopError(f'model "{name}" is a {model_type} model; coop supports those of type {", ".join(FAMILIES)}')
 
 
 def _check_image_size(name: str, process: CLIPImageProcessorPil, side: int) -> None:
@@ -131,6 +173,8 @@ def _has_only_pickled_weights(source: str, revision: str | None) -> bool:
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
+    if any(package in str(error) for package in ("sentencepiece", "SentencePiece", "protobuf", "tiktoken")):
+        return f'the tokenizer of model "{name}" needs sentencepiece and protobuf: {INSTALL_SIGLIP}'
     if name == MINI or Path(name).exists():
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return f'model folder "{name}" is not a complete CLIPModel (config, weights, tokenizer, preprocessor): {reason}'

@@ -27,7 +27,7 @@ LEGACY_EOS = 2  # in configs of OpenAI's models it means "EOS is the largest id"
 def check_config(name: str, config: Any, weights_bytes: int | None) -> None:
     """Raise CoopError for sizes that no model has, or that the weights' files (`weights_bytes`) are too small for."""
     parameters = 0
-    for part in (config.text_config, config.vision_config):
+    for part in (config.text_config, config.vision_config):  # every family has both
         for key, most in MOST.items():
             size = getattr(part, key, None)
             if isinstance(size, int) and not 1 <= size <= most:
@@ -79,11 +79,12 @@ def _count(weights: Sequence[object]) -> str:
 
 
 def check_tokenizer(
-    name: str, tokenizer: CLIPTokenizer, vocab_size: int, eos: int | None = None, pad: int | None = None
+    name: str, tokenizer: CLIPTokenizer, vocab_size: int, eos: int | None = None, pad: int | None = None, legacy: bool = True
 ) -> None:
     """Raise CoopError for a tokenizer that is incomplete or belongs to another model.
 
-    `vocab_size` is that of the text tower; `eos` and `pad` are the ids in its config, if it names any.
+    `vocab_size` is that of the text tower; `eos` and `pad` are the ids in its config, if it names any; with
+    `legacy` an `eos` of 2 means the largest id.
     """
     vocabulary = tokenizer.get_vocab()
     largest = max(vocabulary.values(), default=-1)
@@ -97,7 +98,7 @@ def check_tokenizer(
     if not ends or not all(0 <= token_id < vocab_size for token_id in ends):
         raise _other_tokenizer(name, f"puts the ids {ends} around a text; tokens of the beginning and the end were expected")
     ordinary = max(set(vocabulary.values()) - set(tokenizer.added_tokens_decoder), default=-1)
-    if eos == LEGACY_EOS != ends[-1]:
+    if legacy and eos == LEGACY_EOS != ends[-1]:
         if ends[-1] < ordinary:
             raise _other_tokenizer(
                 name, f"ends a text with id {ends[-1]}, and the config expects the largest id, {ordinary} or more"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, get_args
 from ..choices import Position
 from ..errors import CoopError, UsageError
 from ..names import readable_name
+from .tokens import ends_of, within
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +59,8 @@ def hand_written_prompts(
     if template.count("{}") != 1:
         raise UsageError(f'template "{template}" must contain {{}} exactly once, in place of the class name')
     texts = [template.replace("{}", readable_name(name)) for name in class_names]
-    return [
-        _enclosed(tokenizer, tokenize(tokenizer, text), name, max_length) for text, name in zip(texts, class_names, strict=True)
-    ]
+    ends = ends_of(tokenizer)
+    return [_enclosed(ends, tokenize(tokenizer, text), name, max_length) for text, name in zip(texts, class_names, strict=True)]
 
 
 def context_prompts(
@@ -76,7 +76,7 @@ def context_prompts(
         raise UsageError(
             f"{settings.n_ctx} context vectors (--context-length) leave no room in the {max_length} tokens of a prompt"
         )
-    stop = tokenize(tokenizer, ".")
+    ends, stop = ends_of(tokenizer), tokenize(tokenizer, ".")
     prompts = []
     for k, class_name in enumerate(class_names):
         name = readable_name(class_name)
@@ -84,22 +84,27 @@ def context_prompts(
         context = [-1 - (first_row + m) for m in range(settings.n_ctx)]
         if settings.position == "end":
             # Tokenized together: punctuation at the end of a name merges with the full stop, as in the reference.
-            body = context + tokenize(tokenizer, f"{name}.")
+            body = context + tokenize(tokenizer, within(tokenizer, f"{name}."))
         else:
             before = settings.n_ctx // 2 if settings.position == "middle" else 0
-            body = context[:before] + tokenize(tokenizer, name) + context[before:] + stop
-        prompts.append(_enclosed(tokenizer, body, class_name, max_length))
+            text = within(tokenizer, name) if before else name
+            body = context[:before] + tokenize(tokenizer, text) + context[before:] + stop
+        prompts.append(_enclosed(ends, body, class_name, max_length))
     return prompts
 
 
-def _enclosed(tokenizer: CLIPTokenizer, body: list[int], class_name: str, max_length: int) -> PromptTokens:
-    length = len(body) + 2
+Ends = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _enclosed(ends: Ends, body: list[int], class_name: str, max_length: int) -> PromptTokens:
+    begin, end = ends
+    length = len(begin) + len(body) + len(end)
     if length > max_length:
         raise CoopError(
             f'class name "{class_name}" is too long: its prompt has {length} tokens and the model reads {max_length}; '
             "shorten the name (--classnames) or the context (--context-length)"
         )
-    return (int(tokenizer.bos_token_id), *body, int(tokenizer.eos_token_id))
+    return (*begin, *body, *end)
 
 
 def random_context(settings: ContextSettings, n_classes: int, width: int, seed: int) -> torch.Tensor:

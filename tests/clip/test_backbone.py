@@ -17,6 +17,11 @@ def test_mini_is_a_stock_clip_of_at_most_8_mb(mini):
     assert mini.text_encoder.max_length == 77
 
 
+def test_the_fingerprint_of_a_clip_stays_what_it_was(mini):
+    """Saved prompts name it: a change would part them from their model."""
+    assert mini.fingerprint == "a3c00266446ce4a76478ce6d7d0fbc3e"
+
+
 def test_same_weights_elsewhere_have_the_same_fingerprint(mini, copy_of_mini):
     assert load_backbone(str(copy_of_mini)).fingerprint == mini.fingerprint
 

@@ -182,7 +182,7 @@ def test_weights_that_are_not_finite(folder, key, value):
 
 def test_a_logit_scale_beyond_float(folder):
     change_weights(folder, lambda weights: weights.update({"logit_scale": torch.tensor(1000.0)}))
-    refused(folder, "logit_scale is 1000")
+    refused(folder, "temperature is 1000")
 
 
 def test_features_that_are_not_finite_name_the_image(mini, photos, tmp_path, monkeypatch):

@@ -9,8 +9,9 @@ from conftest import tiny_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coopcli.clip.layouts import TokenTree
 from coopcli.clip.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context, word_context
-from coopcli.clip.text_encoder import TextEncoder, TokenTree
+from coopcli.clip.text_encoder import TextEncoder
 
 # 1 to 12 tokens, shared beginnings, one name that is the beginning of another, a name ending in punctuation
 NAMES = [

@@ -1,0 +1,199 @@
+"""Text towers as data: what the one text encoder needs to know of a stock model, read by one function per family.
+
+`TOWERS` maps the model_type of a config to its function. All families run through the same layers; they differ in whether
+attention is causal, in the place that is pooled, in where the norms are, and in whether padding is visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .frozen_linear import FrozenLinear
+
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a tower; `activation` is between the two linear layers of its MLP.
+
+    With `pre_norm` each half is x + f(norm(x)), as in CLIP and SigLIP; without it norm(x + f(x)), as in BERT.
+    """
+
+    norm1: Map
+    qkv: FrozenLinear
+    out: FrozenLinear
+    norm2: Map
+    fc1: FrozenLinear
+    activation: Map
+    fc2: FrozenLinear
+    pre_norm: bool = True
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """A text tower: embeddings [V, d] and [P, d], layers, and `finish`: pooled rows [n, d] -> features [n, p], not normalised.
+
+    `position_rows` contains all that is added to a token embedding, such as the embedding of token type 0.
+    `pool` names the token whose row is the feature: the prompt's first, or its last (EOS, or the last filler).
+    `fill` is the id that fills every prompt to all P positions, in towers that see padding; None where padding is invisible,
+    so that there is none.
+    """
+
+    token_embedding: Tensor
+    position_rows: Tensor
+    n_heads: int
+    feature_width: int
+    layers: Sequence[Layer]
+    finish: Map
+    causal: bool = True
+    pool: Literal["first", "last"] = "last"
+    fill: int | None = None
+    embed_norm: Map | None = None
+
+
+def read_tower(model: Any, pad: int | None = None) -> TextTower:
+    """Read the text tower of a stock model, or of one of open_clip; `pad` is the tokenizer's padding id."""
+    kind = getattr(getattr(model, "config", None), "model_type", "clip")
+    with torch.no_grad():
+        return TOWERS.get(kind, _clip)(model, pad)
+
+
+def feature_width(model: Any) -> int:
+    """p, the size of an image or text feature."""
+    projection = getattr(model, "text_projection", None)
+    return int((model.text_model.head if projection is None else projection).weight.shape[0])
+
+
+def token_width(model: Any) -> int:
+    """d, the size of a token embedding and of a context vector."""
+    return int(model.text_model.config.hidden_size)
+
+
+# ------------------------------------------------------------------------------------------------ a function per family
+
+
+def _clip(model: Any, pad: int | None) -> TextTower:
+    """CLIP and MetaCLIP 2: causal, EOS is pooled, nothing after it matters."""
+    text, project = model.text_model, _linear(model.text_projection)
+    final_norm = _norm(text.final_layer_norm)
+    return TextTower(
+        token_embedding=text.embeddings.token_embedding.weight,
+        position_rows=text.embeddings.position_embedding.weight,
+        n_heads=text.config.num_attention_heads,
+        feature_width=feature_width(model),
+        layers=[_pre_norm_layer(layer, text.config.hidden_act == "quick_gelu") for layer in text.encoder.layers],
+        finish=lambda rows: project(final_norm(rows)),
+    )
+
+
+def _siglip(model: Any, pad: int | None) -> TextTower:
+    """SigLIP and SigLIP 2 of fixed size: bidirectional, filled to the full length, the last position is pooled."""
+    text, project = model.text_model, _linear(model.text_model.head)
+    final_norm = _norm(text.final_layer_norm)
+    return TextTower(
+        token_embedding=text.embeddings.token_embedding.weight,
+        position_rows=text.embeddings.position_embedding.weight,
+        n_heads=text.config.num_attention_heads,
+        feature_width=feature_width(model),
+        layers=[_pre_norm_layer(layer) for layer in text.encoder.layers],
+        finish=lambda rows: project(final_norm(rows)),
+        causal=False,
+        fill=pad,
+    )
+
+
+def _bert(model: Any, pad: int | None) -> TextTower:
+    """ALIGN and Chinese-CLIP: BERT, whose first token [CLS] is pooled."""
+    text = model.text_model
+    return _bert_tower(model, text, text.encoder.layer, 0, _linear(model.text_projection))
+
+
+def _altclip(model: Any, pad: int | None) -> TextTower:
+    """AltCLIP: XLM-RoBERTa, whose positions begin after the padding id, with a norm and two linear layers at the end."""
+    text, norm = model.text_model, _norm(model.text_model.pre_LN)
+    transform, project = _linear(text.transformation), _linear(model.text_projection)
+    first_position = text.config.pad_token_id + 1
+
+    def finish(rows: Tensor) -> Tensor:
+        return project(transform(norm(rows)))
+
+    return _bert_tower(model, text.roberta, text.roberta.encoder.layers, first_position, finish)
+
+
+def _bert_tower(model: Any, bert: Any, layers: Sequence[Any], first_position: int, finish: Map) -> TextTower:
+    embeddings = bert.embeddings
+    return TextTower(
+        token_embedding=embeddings.word_embeddings.weight,
+        position_rows=embeddings.position_embeddings.weight[first_position:] + embeddings.token_type_embeddings.weight[0],
+        n_heads=bert.config.num_attention_heads,
+        feature_width=feature_width(model),
+        layers=[_post_norm_layer(layer) for layer in layers],
+        finish=finish,
+        causal=False,
+        pool="first",
+        embed_norm=_norm(embeddings.LayerNorm),
+    )
+
+
+TOWERS: dict[str, Callable[[Any, int | None], TextTower]] = {
+    "clip": _clip,
+    "metaclip_2": _clip,
+    "siglip": _siglip,
+    "chinese_clip": _bert,
+    "align": _bert,
+    "altclip": _altclip,
+}
+
+
+# ------------------------------------------------------------------------------------------------ parts of a tower
+
+
+def _norm(stock: torch.nn.LayerNorm) -> Map:
+    weight, bias = stock.weight.float(), stock.bias.float()
+    return lambda x: F.layer_norm(x, stock.normalized_shape, weight, bias, stock.eps)
+
+
+def _linear(stock: torch.nn.Linear) -> Map:
+    weight, bias = stock.weight.float(), None if stock.bias is None else stock.bias.float()
+    return lambda x: F.linear(x, weight, bias)
+
+
+def _frozen(*stock: torch.nn.Linear) -> FrozenLinear:
+    """One layer of several that read the same input."""
+    return FrozenLinear(torch.cat([part.weight for part in stock]), torch.cat([part.bias for part in stock]))
+
+
+def _pre_norm_layer(stock: Any, quick_gelu: bool = False) -> Layer:
+    attention, mlp = stock.self_attn, stock.mlp
+    # x sigmoid(a x) = silu(a x) / a, and silu is one kernel: the factors go into the weights around it.
+    a, activation = (1.702, F.silu) if quick_gelu else (1.0, mlp.activation_fn)
+    return Layer(
+        norm1=_norm(stock.layer_norm1),
+        qkv=_frozen(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=_frozen(attention.out_proj),
+        norm2=_norm(stock.layer_norm2),
+        fc1=FrozenLinear(mlp.fc1.weight * a, mlp.fc1.bias * a),
+        activation=activation,
+        fc2=FrozenLinear(mlp.fc2.weight / a, mlp.fc2.bias),
+    )
+
+
+def _post_norm_layer(stock: Any) -> Layer:
+    attention = stock.attention
+    return Layer(
+        norm1=_norm(attention.output.LayerNorm),
+        qkv=_frozen(attention.self.query, attention.self.key, attention.self.value),
+        out=_frozen(attention.output.dense),
+        norm2=_norm(stock.output.LayerNorm),
+        fc1=_frozen(stock.intermediate.dense),
+        activation=stock.intermediate.intermediate_act_fn,
+        fc2=_frozen(stock.output.dense),
+        pre_norm=False,
+    )
