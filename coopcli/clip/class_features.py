@@ -16,8 +16,10 @@ from .cache import FeatureCache
 from .image_features import OnProgress
 from .integrity import check_features
 from .prompts import ContextSettings, context_prompts, hand_written_prompts
+from .text_encoder import TextEncoder
 
-AT_ONCE = 4096  # prompts that are encoded at once: memory does not grow with the number of classes
+ROWS_AT_ONCE = 1 << 15  # rows that are encoded at once: memory does not grow with the number of classes
+ROWS_OF_A_PROMPT = 8  # in a token tree, the most on average; elsewhere a prompt may take all positions
 
 
 def hand_written_features(
@@ -38,7 +40,7 @@ def hand_written_features(
         total = torch.zeros(len(class_names), backbone.feature_width, device=backbone.device)
         for done, template in enumerate(templates, 1):
             prompts = hand_written_prompts(backbone.tokenizer, template, class_names, encoder.max_length)
-            total += encoder.encode(prompts, chunk=AT_ONCE)
+            total += encoder.encode(prompts, chunk=_at_once(encoder))
             if on_progress:
                 on_progress(done, len(templates))
         return F.normalize(total / len(templates), dim=-1)
@@ -61,11 +63,15 @@ def context_features(
     def encode() -> Tensor:
         encoder = backbone.text_encoder
         prompts = context_prompts(backbone.tokenizer, settings, class_names, encoder.max_length)
-        return encoder.encode(prompts, context.to(backbone.device), AT_ONCE)
+        return encoder.encode(prompts, context.to(backbone.device), _at_once(encoder))
 
     numbers = hashlib.blake2b(context.numpy().tobytes()).hexdigest()
     about = [backbone.model_key, numbers, asdict(settings), list(class_names)]
     return _kept(cache, about, class_names, encode)
+
+
+def _at_once(encoder: TextEncoder) -> int:
+    return ROWS_AT_ONCE // (ROWS_OF_A_PROMPT if encoder.tower.causal else encoder.max_length)
 
 
 def _kept(
