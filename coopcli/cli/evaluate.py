@@ -45,7 +45,9 @@ def evaluate(
     from ..learned.prompt import load_learned
     from .setup import Source, find_prompt, open_backbone, open_cache, pick_items
 
-    path = find_prompt(prompt)
+    path = find_prompt(prompt, [data])
+    if getattr(context.get_parameter_source("data"), "name", "") == "DEFAULT":
+        say("note: no DATA given; taking the images of the current folder")
     learned = load_learned(path)
     whole = typed(Source, context).load()
     dataset = half(whole, classes)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,6 +45,16 @@ def predict(
     dtype: options.DtypeOption = "float32",
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,
+    move_to: Annotated[
+        Path | None,
+        typer.Option("--move-to", metavar="FOLDER", rich_help_panel=options.OUTPUT,
+                     help="Sort: move each image into FOLDER/CLASS. Nothing is overwritten; a taken name gets a number."),
+    ] = None,
+    link_to: Annotated[
+        Path | None,
+        typer.Option("--link-to", metavar="FOLDER", rich_help_panel=options.OUTPUT,
+                     help="Sort: make a symbolic link to each image in FOLDER/CLASS."),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.", rich_help_panel=options.OUTPUT)] = False,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
@@ -56,7 +67,7 @@ def predict(
 
     Rows come in the order of the images, as they are done; memory does not grow with their number. With --json each is
     `{"image": ..., "class": ..., "probability": ..., "top": [{"class": ..., "probability": ...}, ...]}`, its class null
-    below the threshold. Images that cannot be read are told on stderr and left out.
+    below the threshold. Images that cannot be read are named on stderr and left out.
     """
     from ..clip.pixels import allow_pixels
     from ..data.classnames import read_choices
@@ -66,19 +77,30 @@ def predict(
     from ..learned.predict import find_images
     from ..learned.predict import predict as predictions
     from ..learned.prompt import load_learned
+    from ..learned.sorting import class_folders, sort_image
+    from .finding import is_run
     from .setup import find_prompt, open_backbone, open_cache
 
     if csv and json:
         raise UsageError("--csv and --json are two forms of the same; choose one")
     if max_pixels:
         allow_pixels(max_pixels)
+    if move_to and link_to:
+        raise UsageError("--move-to and --link-to both say where images go; choose one")
+    learned = load_learned(find_prompt(prompt, images))
+    if runs := [word for word in images if is_run(Path(word))]:
+        raise UsageError(f'"{runs[0]}" is a run folder, not images')
     passed_over: Counter[str] = Counter()
     items = find_images(images, _paths_on_stdin(), lambda name: passed_over.update([ending(name)]))
-    learned = load_learned(find_prompt(prompt))
+    sort_into = move_to or link_to
+    if sort_into:
+        items = iter(list(items))  # before any of them moves
     names = read_choices(classnames) if classnames else learned.class_names
     backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
     classifier = Classifier(learned, backbone, names, open_cache(no_cache))
     top = min(top, len(names))
+    folders = class_folders(names)
+    counts: Counter[str] = Counter()
     show: Callable[[Prediction], None] | None = None
     read = skipped = 0
     with progress(quiet=sys.stdout.isatty()) as live:  # there the rows are the progress
@@ -91,12 +113,19 @@ def predict(
                 say(f"note: {found}")
             else:
                 read += 1
+                if sort_into and found.class_name is not None:
+                    sort_image(Path(found.image), sort_into / folders[found.class_name], link=link_to is not None)
+                    counts[found.class_name] += 1
                 show = show or (_csv_printer(top) if csv else _print_json if json else _table_printer(names, top))
                 show(found)
                 sys.stdout.flush()  # rows show as they come, in a pipe too
             live.advance(bar)
     if not read:
         raise CoopError(f"none of the {skipped} images can be read")
+    if sort_into:
+        stay = f"; {read - counts.total()} stay, below the threshold" if read > counts.total() else ""
+        done = "moved" if move_to else "linked"
+        say(f"{done} {counts.total()} images into {len(counts)} class folders in {sort_into}{stay}")
     if passed_over:
         say(f"note: left out {describe_endings(passed_over)}")
     if skipped:

@@ -48,8 +48,12 @@ def report(
     from ..experiments.sweep_folder import read_sweep
     from ..report.look import look_at
     from ..report.page import write_report
+    from .finding import check_prompt
     from .setup import open_backbone, open_cache
 
+    for folder in runs:
+        if not (folder / RESULTS_FILE).is_file():
+            check_prompt(str(folder))
     sweeps = [read_sweep(folder) for folder in runs if (folder / RESULTS_FILE).is_file()]
     fits = [read_run(folder) for folder in runs if not (folder / RESULTS_FILE).is_file()]
 

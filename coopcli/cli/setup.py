@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +16,27 @@ from ..data.load import DataSet, ImageItem, describe, load_data
 from ..errors import CoopError
 from ..experiments.plots import check_matplotlib
 from ..hub import prompt_path
-from .console import say, status
+from .console import detail, say, status
+from .finding import check_prompt
 
 
-def find_prompt(source: str) -> Path:
-    """A prompt's file or folder, fetched from the hub if it is not a path here, saying so while it lasts."""
+def find_prompt(source: str, others: Sequence[str] = ()) -> Path:
+    """Find a prompt's file or folder, fetched from the hub if it is not a path here, saying so while it lasts.
+
+    `others` are the command's further arguments, among which the prompt may stand by mistake.
+    """
+    check_prompt(source, others)
     with status(f"looking for {source}"):
         return prompt_path(source)
 
 
 def open_backbone(model: str, revision: str | None, device: Device, dtype: Dtype, pickles: bool = False) -> Backbone:
     """Load the model, saying so while it lasts."""
+    began = time.perf_counter()
     with status(f"loading {model}"):
-        return load_backbone(model, revision, device, dtype, pickles)
+        backbone = load_backbone(model, revision, device, dtype, pickles)
+    detail(f"model: {backbone.name} in {dtype} on {backbone.device}, loaded in {time.perf_counter() - began:.1f} s")
+    return backbone
 
 
 def open_cache(no_cache: bool) -> FeatureCache:
@@ -34,6 +44,7 @@ def open_cache(no_cache: bool) -> FeatureCache:
     cache = FeatureCache(None if no_cache else default_cache_folder())
     if cache.problem:
         say(f"note: {cache.problem}")
+    detail(f"cache: {cache.path or 'in memory'}")
     return cache
 
 
