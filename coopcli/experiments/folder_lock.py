@@ -20,9 +20,10 @@ PATIENCE = 0.5  # seconds: the holder may be just about to end
 def locked(folder: Path) -> Iterator[None]:
     """Keep the folder, which is made where it is missing, for this process; the lock ends with it, however it dies.
 
-    Raises CoopError, naming process and host, when another process works in the folder, or when it cannot be written.
+    A folder that was made for the lock and stayed empty is removed again. Raises CoopError, naming process and host, when another process works in the folder, or when it cannot be written.
     """
     path = folder / LOCK_FILE
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = FileLock(path, timeout=PATIENCE, poll_interval=0.05)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,6 +40,9 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()  # while it is held: whoever waits for this very file looks again
         lock.release()
+        with suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()
 
 
 def _holder(path: Path) -> str:

@@ -36,7 +36,7 @@ from ..files import (
 from ..learned.applied import learned_features
 from ..learned.card import kept_card, model_card
 from ..learned.prompt import LearnedPrompt, load_prompt
-from ..learned.scores import Evaluation, Metrics
+from ..learned.scores import MATRIX_CLASSES, Evaluation, Metrics
 from ..learning.fit import Fit
 from ..learning.training import EpochLog
 from ..machine import peak_memory, versions
@@ -105,13 +105,14 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
 def begin_run(folder: Path, settings: dict[str, Any], command: str = "fit") -> None:
     """Write settings.toml, by which later commands recognise the run. Raises CoopError when it cannot be written.
 
-    The results of a run with other settings go first: at no moment does the folder hold a mixture of two runs.
+    Earlier results go first, those of the same settings too: at no moment does the folder hold a mixture of two runs. The log
+    of an unfinished run of the same settings stays.
     """
     text = f"# coop {command} --config {SETTINGS_FILE} repeats this run\n\n{to_toml(settings)}".encode()
     path = folder / SETTINGS_FILE
     try:
         remove_partials(folder)
-        if path.exists() and path.read_bytes() != text:
+        if (folder / PROMPT_FILE).exists() or (path.exists() and path.read_bytes() != text):
             remove_results(folder)
     except OSError as error:
         raise CoopError(f'"{folder}" cannot be written: {error.strerror or error}') from error
@@ -133,7 +134,8 @@ def append_epoch(folder: Path, epoch: EpochLog) -> None:
 def kept_run(folder: Path) -> Run | None:
     """Read the results of a run that is done; None where there are none, or they are damaged: then it is to be done again.
 
-    Call it after `check_run`, which makes sure that they belong to the same settings and images.
+    Call it after `check_run`, which makes sure that they belong to the same settings and images. Older versions of coop did
+    not note the images: those runs are done again.
     """
     if not (folder / PROMPT_FILE).is_file():
         return None
@@ -142,7 +144,8 @@ def kept_run(folder: Path) -> Run | None:
     except CoopError as error:
         logger.warning("%s; training again", error)
         return None
-    return run if run.log else None
+    resolved = run.settings.get(RESOLVED)
+    return run if run.log and isinstance(resolved, dict) and IMAGES_DIGEST in resolved else None
 
 
 def remove_results(folder: Path) -> None:
@@ -185,8 +188,15 @@ def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
 
 
 def draw_run(folder: Path, run: Fit | Run, backbone: Backbone, template: str, cache: FeatureCache) -> None:
-    """Draw a run's figures into its folder: the confusion, and how similar learned and hand-written class features are."""
+    """Draw a run's figures into its folder: the confusion, and how similar learned and hand-written class features are.
+
+    Of more than MATRIX_CLASSES classes nothing is drawn, with a note: no one could read squares as small, and their number
+    would fill the memory.
+    """
     names, test = run.prompt.class_names, run.test if isinstance(run, Fit) else run.learned
+    if len(names) > MATRIX_CLASSES:
+        logger.warning("no figures are drawn for %d classes; their squares are drawn for up to %d", len(names), MATRIX_CLASSES)
+        return
     learned = learned_features(backbone, run.prompt, names, cache)
     cosines = learned @ hand_written_features(backbone, [template], names, cache).T
     title = str(run.prompt.training.get("data"))

@@ -23,9 +23,10 @@ from ..data.fewshot import FewShot, draw_few_shot
 from ..data.load import ImageItem, load_data
 from ..errors import CoopError
 from ..experiments.run_folder import Run
-from ..learned.applied import check_backbone, learned_logits
+from ..learned.applied import as_head, check_backbone
 from ..learned.interpret import NearToken, nearest_by_class, token_spacing
 from ..learned.prompt import LearnedPrompt
+from ..learned.scores import BLOCK, Classify
 
 MISTAKES = 12  # to show
 THUMBNAIL = 176  # pixels of the longer side: twice what a page shows
@@ -66,12 +67,13 @@ def look_at(run: Run, open_model: Callable[[Run], Backbone], cache: FeatureCache
         return Look(notes=(f"Nearest tokens and worst mistakes are left out: {error}",))
     tokens = near_tokens(run.prompt, backbone)
     try:
-        items, logits = classify_again(run, backbone, cache, on_images)
+        items, images = images_again(run, backbone, cache, on_images)
     except CoopError as error:
         return Look(tokens, notes=(f"Worst mistakes are left out: {error}",))
-    labels = torch.tensor([item.label for item in items])
-    wrong = worst_mistakes(logits, labels)
-    mistakes = tuple(_mistake(items[row], logits[row], run.prompt.class_names) for row in wrong[:MISTAKES])
+    classify = as_head(backbone, run.prompt, run.prompt.class_names, cache).logits
+    wrong = worst_mistakes(classify, images, torch.tensor([item.label for item in items]))
+    shown = zip(wrong, classify(images[wrong[:MISTAKES]]), strict=False)
+    mistakes = tuple(_mistake(items[row], logits, run.prompt.class_names) for row, logits in shown)
     return Look(tokens, mistakes, len(wrong), _differences(run, len(items), 1 - len(wrong) / len(items)))
 
 
@@ -90,15 +92,14 @@ def near_tokens(prompt: LearnedPrompt, backbone: Backbone) -> dict[str | None, V
     return {owner: [(vector, spacing.share_below(vector[0].distance)) for vector in vectors] for owner, vectors in near.items()}
 
 
-def classify_again(
+def images_again(
     run: Run, backbone: Backbone, cache: FeatureCache, on_images: OnProgress | None = None
 ) -> tuple[tuple[ImageItem, ...], Tensor]:
-    """The run's readable test images and their logits [n, K]. Raises CoopError when the data is gone or has changed."""
+    """The run's readable test images and their features [n, p]. Raises CoopError when the data is gone or has changed."""
     data = _data_of(run)
     if data.class_names != run.prompt.class_names or not data.test:
         raise CoopError(f"{data.dataset} no longer holds the classes and test images of the run")
-    items, images = readable_features(backbone, data.test, cache, "skip", on_images)
-    return items, learned_logits(backbone, run.prompt, images, data.class_names)
+    return readable_features(backbone, data.test, cache, "skip", on_images)
 
 
 def _data_of(run: Run) -> FewShot:
@@ -126,11 +127,19 @@ def _mistake(item: ImageItem, logits: Tensor, names: Sequence[str]) -> Mistake:
     return Mistake(item.name, thumbnail(item.read(), item.name), names[item.label], float(probabilities[item.label]), top)
 
 
-def worst_mistakes(logits: Tensor, labels: Tensor) -> list[int]:
-    """The rows of logits [n, K] whose largest is not at the label [n], least probable labels first."""
-    losses = F.cross_entropy(logits.double(), labels, reduction="none")
-    wrong = logits.argmax(dim=-1) != labels
-    return [row for row in losses.argsort(descending=True, stable=True).tolist() if wrong[row]]
+def worst_mistakes(classify: Classify, images: Tensor, labels: Tensor) -> list[int]:
+    """The rows of image features [n, p] that get another class than their label [n], least probable labels first.
+
+    `classify` gives the logits of a block of images; no more than BLOCK of them are in memory.
+    """
+    losses, wrong = [], []
+    step = max(1, BLOCK // max(1, classify(images[:1]).shape[-1]))
+    for block, truth in zip(images.split(step), labels.split(step), strict=True):
+        logits = classify(block)
+        losses.append(F.cross_entropy(logits.double(), truth, reduction="none"))
+        wrong += (logits.argmax(dim=-1) != truth).tolist()
+    order = torch.cat(losses).argsort(descending=True, stable=True) if losses else labels
+    return [row for row in order.tolist() if wrong[row]]
 
 
 def thumbnail(content: bytes, name: str) -> str:

@@ -39,6 +39,12 @@ def test_a_folder_in_use_is_refused_with_process_and_host(tmp_path):
     with locked(tmp_path / "run"):
         assert f"process {os.getpid()} on" in (tmp_path / "run" / LOCK_FILE).read_text()
     assert not list((tmp_path / "run").iterdir())
+    with locked(tmp_path / "new" / "below"):
+        assert (tmp_path / "new" / "below").is_dir()
+    assert not (tmp_path / "new").exists()
+    with locked(tmp_path / "new" / "below"):
+        (tmp_path / "new" / "below" / "file").write_text("")
+    assert (tmp_path / "new" / "below" / "file").exists()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])

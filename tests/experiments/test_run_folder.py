@@ -12,7 +12,7 @@ from coopcli.clip.cache import FeatureCache
 from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError, UsageError
-from coopcli.experiments.run_folder import begin_run, check_run, read_run, write_run
+from coopcli.experiments.run_folder import append_epoch, begin_run, check_run, draw_run, read_run, write_run
 from coopcli.files import checkpoint_of
 from coopcli.learned.prompt import load_prompt
 from coopcli.learning.fit import Watch, fit
@@ -192,12 +192,15 @@ def test_a_kill_at_any_step_leaves_one_run_or_none(fits, tmp_path, monkeypatch):
     assert seen[0] == {1} and seen[-1] == {2} and set() in seen and len(seen) > 10
 
 
-def test_the_same_command_again_keeps_its_results_until_it_has_new_ones(fits, tmp_path):
+def test_training_again_in_a_folder_begins_without_the_old_results(fits, tmp_path):
     result, settings = fits[0]
     begin_run(tmp_path, settings)
+    append_epoch(tmp_path, result.log[0])
+    begin_run(tmp_path, settings)  # the same, resumed
+    assert (tmp_path / "log.jsonl").exists()
     write_run(tmp_path, result, settings)
-    begin_run(tmp_path, settings)
-    assert whose(tmp_path) == {1}
+    begin_run(tmp_path, settings)  # the same, from its start
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.toml"]
     (tmp_path / "README.md").write_text("my own card")
     begin_run(tmp_path, {"seed": 2})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "settings.toml"]
@@ -209,3 +212,13 @@ def test_impossible_accuracies_are_not_believed(run, change):
     (run / "metrics.json").write_text(json.dumps(written | {"learned": written["learned"] | change}))
     with pytest.raises(CoopError, match="is not what `coop fit` wrote"):
         read_run(run)
+
+
+def test_no_squares_are_drawn_of_very_many_classes(fits, mini, tmp_path, monkeypatch, caplog):
+    result, _ = fits[0]
+    monkeypatch.setattr("coopcli.experiments.run_folder.MATRIX_CLASSES", 2)
+    draw_run(tmp_path, result, mini, "a {}.", FeatureCache(None))
+    assert not list(tmp_path.iterdir()) and "no figures are drawn for 3 classes" in caplog.text
+    monkeypatch.setattr("coopcli.experiments.run_folder.MATRIX_CLASSES", 3)
+    draw_run(tmp_path, result, mini, "a {}.", FeatureCache(None))
+    assert {path.stem for path in tmp_path.iterdir()} >= {"similarity"}
