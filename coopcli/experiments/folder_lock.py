@@ -20,7 +20,8 @@ PATIENCE = 0.5  # seconds: the holder may be just about to end
 def locked(folder: Path) -> Iterator[None]:
     """Keep the folder, which is made where it is missing, for this process; the lock ends with it, however it dies.
 
-    A folder that was made for the lock and stayed empty is removed again. Raises CoopError, naming process and host, when another process works in the folder, or when it cannot be written.
+    A folder that was made for the lock and stayed empty is removed again. Raises CoopError, naming process and host, when
+    another process works in the folder, or when it cannot be written.
     """
     path = folder / LOCK_FILE
     made = [place for place in (folder, *folder.parents) if not place.exists()]

@@ -179,6 +179,7 @@ def test_a_kill_at_any_step_leaves_one_run_or_none(fits, tmp_path, monkeypatch):
             try:
                 check_run(folder, new, overwrite=True)
                 begin_run(folder, new)
+                append_epoch(folder, second.log[0])
                 write_run(folder, second, new)
                 last = steps
             except Killed:
