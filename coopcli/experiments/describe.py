@@ -62,7 +62,7 @@ def sources_of(learned: Sequence[LearnedPrompt | Head], files: Sequence[str]) ->
     Where two things read the same, the parts of their training that differ are named too. Where even that leaves two alike,
     or the same seed comes twice, each goes by its file.
     """
-    names = [f"{one.training.get('data', '?')}, {describe(one)}" for one in learned]
+    names = [f"{run.training.get('data', '?')}, {describe(run)}" for run in learned]
     for places in grouped(range(len(learned)), lambda place: names[place]).values():
         asked = [_flat(_asked(learned[place])) for place in places]
         keys = sorted({key for entries in asked for key in entries})
@@ -71,7 +71,7 @@ def sources_of(learned: Sequence[LearnedPrompt | Head], files: Sequence[str]) ->
             names[place] += "".join(f", {key} {entries.get(key)}" for key in differ)
     for places in grouped(range(len(learned)), lambda place: (names[place], learned[place].model)).values():
         runs = [learned[place] for place in places]
-        if len({group_key(one) for one in runs}) > 1 or len({seed_of(one) for one in runs}) < len(runs):
+        if len({group_key(run) for run in runs}) > 1 or len({seed_of(run) for run in runs}) < len(runs):
             for place in places:
                 names[place] += f", {files[place]}"
     return names

@@ -46,7 +46,7 @@ class Listed:
 
 
 def list_runs(folder: Path) -> list[Listed]:
-    """The runs and sweeps in a folder and below it, the last written first. Raises UsageError for a folder that is none."""
+    """The runs and sweeps in a folder and below it, the last written first. Raises UsageError for what is not a folder."""
     if not folder.is_dir():
         raise UsageError(f'"{folder}" is not a folder; give one that holds runs, such as coop-runs')
     rows = [_listed(place) for place in _run_folders(folder)]

@@ -50,7 +50,9 @@ def curves(path: Path, title: str, shots: Sequence[str], lines: Sequence[tuple[s
             if not points:
                 continue
             places, means, deviations = zip(*points, strict=True)
-            low, middle, high = ([100 * (m + sign * d) for m, d in zip(means, deviations, strict=True)] for sign in (-1, 0, 1))
+            middle = [100 * mean for mean in means]
+            low = [100 * (mean - deviation) for mean, deviation in zip(means, deviations, strict=True)]
+            high = [100 * (mean + deviation) for mean, deviation in zip(means, deviations, strict=True)]
             colour, dashes, marker = line_style(number)
             if level:
                 axes.axhline(middle[0], color=colour, linestyle="--", linewidth=1, alpha=0.7)

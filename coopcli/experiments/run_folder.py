@@ -71,8 +71,8 @@ def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, f
     if before and ("methods" in before) != ("methods" in settings):
         what = "sweep" if "methods" in before else "fit"
         raise UsageError(f'"{folder}" holds the results of coop {what}; use another --output')
-    old, new = (_compared(of, free) for of in (before, settings))
-    digests = [of.pop(IMAGES_DIGEST, None) for of in (old, new)]
+    old, new = _compared(before, free), _compared(settings, free)
+    digests = [old.pop(IMAGES_DIGEST, None), new.pop(IMAGES_DIGEST, None)]
     if changed := changes(old, new):
         raise UsageError(f'"{folder}" holds a run of other settings ({"; ".join(changed)}); use --overwrite or --output')
     if all(digests) and digests[0] != digests[1]:  # older versions of coop wrote none
@@ -239,7 +239,7 @@ def read_run(folder: Path) -> Run:
     try:
         about = json.loads((folder / METRICS_FILE).read_text("utf-8"))
         lines = (folder / LOG_FILE).read_text("utf-8").splitlines()
-        learned, hand_written = (_evaluation(about.pop(kind)) for kind in ("learned", "hand_written"))
+        learned, hand_written = _evaluation(about.pop("learned")), _evaluation(about.pop("hand_written"))
         return Run(folder, prompt, settings, learned, hand_written, tuple(map(_epoch, lines)), check_tables(about))
     except OSError as error:
         raise UsageError(f'"{error.filename}" cannot be read: {error.strerror or error}') from error

@@ -38,7 +38,7 @@ def read_sweep(folder: Path) -> Sweep:
     path = folder / RESULTS_FILE
     try:
         about = check_tables(json.loads(path.read_text("utf-8")))
-        rows, results, settings = (about.pop(key) for key in ("summary", "results", "settings"))
+        rows, results, settings = about.pop("summary"), about.pop("results"), about.pop("settings")
         return Sweep(folder, [_summary_row(entry) for entry in rows], [dict(row) for row in results], dict(settings), about)
     except OSError as error:
         raise CoopError(f'"{path}" cannot be read: {error.strerror or error}') from error

@@ -83,7 +83,7 @@ def transfer(
     titles = distinct([target.dataset.name for target in targets])
     rows: list[Transfer] = []
     for (fingerprint, backbone), model, own_name in zip(backbones.items(), models, distinct(models), strict=True):
-        of_model, by_hand = (f", {name}" if len(models) > 1 else "" for name in (model, own_name))
+        of_model, by_hand = (f", {model}", f", {own_name}") if len(models) > 1 else ("", "")
         own = [
             (source + of_model, path, classifier)
             for source, (path, classifier) in zip(sources, learned, strict=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..experiments.plots import DASHES, LINE_COLOURS
 
-# Units of the drawing. About the pixels of a phone's width, so that letters keep their size there.
+# Units of the drawing. About the pixels of a phone's width, so that letters keep their size on it.
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 38, 14, 8, 38  # margins
 TICKS = 5  # steps on an axis, and at most one more at either end
@@ -98,7 +98,8 @@ def line_chart(
         smoothed = running_mean(series.points) if series.smooth else list(series.points)
         points = [(x, series.points[0][1]) for x in (x_low, x_high)] if level else thinned(smoothed)
         faint = path(thinned(series.points)) if smoothed != list(series.points) else ""
-        upper, lower = (list(zip(places, _edge(series, sign), strict=True)) for sign in (1, -1))
+        upper = list(zip(places, _edge(series, 1), strict=True))
+        lower = list(zip(places, _edge(series, -1), strict=True))
         band = path([*upper, *reversed(lower)]) if series.deviations and not level else ""
         dots = [(across(x), down(y)) for x, y in points] if names and not level else []
         colour, dashes = number % len(LINE_COLOURS), DASHES[number // len(LINE_COLOURS) % len(DASHES)]

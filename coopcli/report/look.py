@@ -106,7 +106,8 @@ def _data_of(run: Run) -> FewShot:
     """Draw the run's images again, from where its settings say. Raises CoopError when they do not say."""
     settings, training = run.settings, run.prompt.training
     try:
-        images, classnames = (Path(settings[key]) if key in settings else None for key in ("images", "classnames"))
+        images = Path(settings["images"]) if "images" in settings else None
+        classnames = Path(settings["classnames"]) if "classnames" in settings else None
         columns = [None if settings.get(key) is None else str(settings[key]) for key in ("image-column", "label-column")]
         shots = None if training["shots"] is None else int(training["shots"])
         seed, classes = int(training["seed"]), training["classes"]
