@@ -120,8 +120,9 @@ def fit(
     dtype: options.DtypeOption = "float32",
     class_chunk: Annotated[
         int | None,
-        typer.Option("--class-chunk", metavar="N", min=0, rich_help_panel=options.MACHINE, show_default="as memory demands",
-                     help="Encode N classes at a time, again in backward: less memory. 0: all at once."),
+        typer.Option("--class-chunk", metavar="N", min=0, rich_help_panel=options.MACHINE,
+                     show_default="by the number of classes",
+                     help="Encode N classes at a time, 0: all. Fewer need less memory; the last bits of the result change."),
     ] = None,
     pickles: options.PicklesOption = False,
     no_cache: options.NoCacheOption = False,

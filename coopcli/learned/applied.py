@@ -98,11 +98,6 @@ def as_head(
     )
 
 
-def learned_logits(backbone: Backbone, learned: LearnedPrompt | Head, images: Tensor, class_names: Sequence[str]) -> Tensor:
-    """Logits [n, K] of image features [n, p] by a learned prompt or head. Raises CoopError for classes it cannot know."""
-    return as_head(backbone, learned, class_names).logits(images)
-
-
 def evaluate_learned(
     learned: LearnedPrompt | Head,
     backbone: Backbone,

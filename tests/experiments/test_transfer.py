@@ -12,7 +12,7 @@ from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
 from coopcli.experiments import transfer as module
 from coopcli.experiments.transfer import Target, matrix, transfer
-from coopcli.learned.applied import as_head, learned_logits
+from coopcli.learned.applied import as_head
 from coopcli.learned.scores import evaluate_logits
 from coopcli.learning.fit import fit
 from coopcli.learning.recipe import Recipe
@@ -47,7 +47,7 @@ def test_each_prompt_on_each_data_set(mini, photos, other, prompts):
         data = targets[1].dataset
         items = data.split("all")
         images = image_features(mini, items, FeatureCache(None))
-        logits = learned_logits(mini, prompt, images, data.class_names)
+        logits = as_head(mini, prompt, data.class_names).logits(images)
         assert row.top1 == evaluate_logits(logits, data.class_names, items).metrics.top1
         assert row.file == str(path) and row.seed == prompt.training["seed"] and row.images == 8
     table = matrix(rows)

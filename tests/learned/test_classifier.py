@@ -17,7 +17,7 @@ from coopcli.clip.backbone import Backbone
 from coopcli.clip.image_features import image_features
 from coopcli.clip.prompts import context_prompts
 from coopcli.errors import CoopError, UsageError
-from coopcli.learned.applied import learned_features, learned_logits
+from coopcli.learned.applied import as_head, learned_features
 from coopcli.learned.head import Head
 
 
@@ -47,7 +47,7 @@ def test_predict_proba_predict_and_score_agree(prompt, photos):
     assert probabilities.shape == (18, 3) and probabilities.dtype == np.float32
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(18), abs=1e-5)
     items = load_data(str(photos)).splits["all"]
-    logits = learned_logits(prompt.clip, prompt.learned, image_features(prompt.clip, items, FeatureCache(None)), tuple(COLOURS))
+    logits = as_head(prompt.clip, prompt.learned, tuple(COLOURS)).logits(image_features(prompt.clip, items, FeatureCache(None)))
     by_name = dict(zip([item.name for item in items], logits.softmax(-1).numpy(), strict=True))
     expected = np.stack([by_name[path.relative_to(photos).as_posix()] for path in paths])
     assert probabilities == pytest.approx(expected, abs=1e-6)
