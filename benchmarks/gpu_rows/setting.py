@@ -57,7 +57,7 @@ class Line:
 
     what: str
     text: str
-    numbers: dict[str, float | str] = field(default_factory=dict)
+    numbers: dict[str, float | str | None] = field(default_factory=dict)
 
 
 Rows = Callable[[Setting], Iterable[Line]]

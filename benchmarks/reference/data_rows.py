@@ -57,7 +57,7 @@ def _reference_lists(bench: Bench, name: str, split: Path, shots: int, seed: int
         config = bench.config("DATASET.NAME", name, *options, root=root, seed=seed)
         set_random_seed(seed)
         made = build_dataset(config)
-    images = Path(made.image_dir)
+    images = Path(getattr(made, "image_dir", made.dataset_dir))  # Stanford Cars has none of its own
     return [
         [(Path(item.impath).relative_to(images).as_posix(), item.label) for item in items]
         for items in (made.train_x, made.val, made.test)
