@@ -24,6 +24,8 @@ TESTED_WITH = ["pytest", "hypothesis", "setuptools", "packaging", "scikit-learn"
 
 def lowest(dependencies: list[str], replaced: list[str]) -> list[str]:
     """`name==version` for each `name>=version`, or what replaces it: `name==other`."""
+    if unpinned := [requirement for requirement in replaced if "==" not in requirement]:
+        raise SystemExit(f"--use {unpinned[0]}: give NAME==VERSION")
     others = {requirement.partition("==")[0]: requirement for requirement in replaced}
     pinned = []
     for dependency in dependencies:

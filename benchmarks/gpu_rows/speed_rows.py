@@ -90,11 +90,12 @@ def _steps(setting: Setting, tower: str, precision: str, dtype: torch.dtype) -> 
             torch.cuda.reset_peak_memory_stats()
         seconds = _step_seconds(setting, encoder, prompts, 2 if setting.quick else 100)
         memory = torch.cuda.max_memory_reserved() / 2**30 if setting.device.type == "cuda" else None
+        held = f"{memory:.2f} GiB, " if memory else ""
         share = floor(encoder, nodes, n_classes, rate) / seconds
         total = f"; {IMAGENET_STEPS} steps in {IMAGENET_STEPS * seconds:.0f} s" if n_classes == 1000 else ""
         yield Line(
             f"a step, {'small' if setting.quick else tower} text tower, {n_classes} classes ({nodes} tokens), {precision}",
-            f"{1000 * seconds:.2f} ms, {f'{memory:.2f} GiB, ' if memory else ''}products alone {share:.0%} of it at {rate / 1e12:.3g} TFLOP/s{total}",
+            f"{1000 * seconds:.2f} ms, {held}products alone {share:.0%} of it at {rate / 1e12:.3g} TFLOP/s{total}",
             {"ms": 1000 * seconds, "memory": memory, "share": share, "rate": rate, "tokens": nodes},
         )
 
