@@ -83,15 +83,15 @@ def draw_few_shot(dataset: DataSet, shots: int | None, seed: int, classes: Class
 
 
 def test_items(dataset: DataSet) -> tuple[ImageItem, ...]:
-    """The images to test on, among them those that will be drawn to train on where the data has no splits.
+    """Return the images to test on: the test split, or all images of data without splits, or else the val split.
 
-    They are the test split, where there is none all of data without splits, or else the val split.
+    Without splits they include those that a few-shot draw trains on.
     """
     return dataset.split("test", "all", "val", "train")
 
 
 def half(dataset: DataSet, classes: Classes) -> DataSet:
-    """The data set with the base classes only, the first ceil(K/2), or the new ones, the rest, labelled from 0.
+    """Keep the base classes only, the first ceil(K/2), or the new ones, the rest, labelled from 0.
 
     Source: CoCoOp, Section 4.1; `subsample_classes` of the reference's datasets. Raises CoopError for a half of one class.
     """

@@ -33,7 +33,7 @@ def load_folder(root: Path) -> DataSet:
     outside: list[Path] = []
     items: dict[str, tuple[ImageItem, ...]] = {}
     for place in dict.fromkeys([root, *splits.values()]):
-        outside += [entry for entry in _entries(place) if looks_like_image(entry.name) and entry.is_file()]
+        outside += [entry for entry in entries_of(place) if looks_like_image(entry.name) and entry.is_file()]
     for split, split_root in splits.items():
         items[split] = tuple(
             file_item(path, path.relative_to(root).as_posix(), label_of[entry.name])
@@ -85,7 +85,8 @@ def _class_images(folder: Path, passed_over: Counter[str]) -> list[Path]:
     return paths
 
 
-def _entries(folder: Path) -> list[Path]:
+def entries_of(folder: Path) -> list[Path]:
+    """List what lies in a folder, sorted. Raises CoopError when it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:
@@ -94,7 +95,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _subfolders(root: Path) -> list[Path]:
     """List the folders that may be classes or splits: neither hidden ones nor runs of coop."""
-    entries = [entry for entry in _entries(root) if not is_system_name(entry.name) and entry.name != RUNS_FOLDER]
+    entries = [entry for entry in entries_of(root) if not is_system_name(entry.name) and entry.name != RUNS_FOLDER]
     try:
         return [entry for entry in entries if entry.is_dir() and not _holds_runs(entry)]
     except OSError as error:

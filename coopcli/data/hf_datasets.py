@@ -12,6 +12,7 @@ from ..hub import prepare_hub
 from .columns import FLAGS, IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS, TITLES, pick_column, splits_of_rows
 from .columns import label_column as find_label_column
 from .dataset import DataSet, ImageItem, by_split_name, class_order, columns_named, read_file, split_name
+from .folders import entries_of
 from .lists import missing_hint, portable, warn_of_unlabelled
 
 FILE_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}  # and the `datasets` builders that read them
@@ -22,7 +23,7 @@ def is_datasets_folder(folder: Path) -> bool:
     """Whether a folder is a saved data set or has tables or archives in it, rather than class folders of images."""
     if any((folder / name).is_file() for name in (SAVED_DICT, SAVED_INFO, SAVED_STATE)):
         return True
-    places = [entry for entry in folder.iterdir() if (entry.name == "data" or split_name(entry.name)) and entry.is_dir()]
+    places = [entry for entry in entries_of(folder) if (entry.name == "data" or split_name(entry.name)) and entry.is_dir()]
     return any(any(place.glob(f"*{ending}")) for place in (folder, *places) for ending in FILE_KINDS)
 
 

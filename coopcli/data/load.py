@@ -15,7 +15,7 @@ from .dataset import DataSet as DataSet
 from .dataset import ImageItem as ImageItem
 from .dataset import describe as describe
 from .dataset import split_name
-from .folders import load_folder
+from .folders import entries_of, load_folder
 from .hf_datasets import FILE_KINDS, is_datasets_folder, load_hub
 from .lists import TABLES, has_labels, load_table, load_tables, read_table
 from .lists import load_split_file as load_split_file
@@ -89,7 +89,7 @@ def metadata_tables(root: Path, label_column: str | None = None) -> dict[str, Pa
 
 
 def _metadata_files(root: Path) -> Iterator[dict[str, Path]]:
-    folders = [(name, entry) for entry in sorted(root.iterdir()) if (name := split_name(entry.name)) and entry.is_dir()]
+    folders = [(name, entry) for entry in entries_of(root) if (name := split_name(entry.name)) and entry.is_dir()]
     for places in ([("all", root)], folders):
         files = [(split, place / f"metadata{ending}") for split, place in places for ending in TABLES]
         if tables := {split: file for split, file in files if file.is_file()}:

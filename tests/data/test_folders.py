@@ -112,6 +112,15 @@ def test_a_folder_that_this_user_may_not_read(photos, monkeypatch):
         load_data(str(photos))
 
 
+def test_data_that_this_user_may_not_read(photos, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(CoopError, match=r'folder ".*photos" cannot be read: Permission denied'):
+        load_data(str(photos))
+
+
 def test_files_of_every_kind_in_one_folder(mini, tmp_path, caplog):
     """What can be read is, under its own name; the rest is counted, and nothing hangs."""
     red, blue = tmp_path / "photos" / "red", tmp_path / "photos" / "blue"
