@@ -16,7 +16,8 @@ def whole_words(tokenizer: CLIPTokenizer) -> dict[int, str]:
     """
     texts = {token_id: readable_token(tokenizer, token_id) for token_id in sorted(tokenizer.get_vocab().values())}
     words = {token_id: text for token_id, text in texts.items() if text.isalpha()}
-    tokens = tokenizer(list(words.values()), add_special_tokens=False).input_ids if words else []
+    inside = [within(tokenizer, word) for word in words.values()]
+    tokens = tokenizer(inside, add_special_tokens=False).input_ids if words else []
     return {token_id: word for (token_id, word), made in zip(words.items(), tokens, strict=True) if made == [token_id]}
 
 

@@ -1,3 +1,6 @@
+import pytest
+from families import bert_tokenizer, gemma_tokenizer, roberta_tokenizer
+
 from coopcli.clip.prompts import tokenize
 from coopcli.clip.tokens import byte_letters, readable_token, whole_words
 
@@ -13,6 +16,22 @@ def test_readable_tokens(tokenizer):
     assert read("Ġ</w>") == "\\x20"  # a space
     everything = [readable_token(tokenizer, i) for i in range(len(tokenizer))]
     assert all(text.isprintable() and text.strip() and "</w>" not in text for text in everything)
+
+
+@pytest.mark.parametrize(
+    ("make", "shown"),
+    [
+        (bert_tokenizer, {"photo": "photo", "##a": "-a", "星": "星", "[CLS]": "[CLS]"}),
+        (roberta_tokenizer, {"▁photo": "photo", "▁": "▁", "</s>": "</s>"}),
+        (gemma_tokenizer, {"▁photo": "photo", "▁": "▁", "<eos>": "<eos>"}),
+    ],
+)
+def test_readable_tokens_of_other_families(make, shown):
+    tokenizer = make()
+    assert {token: readable_token(tokenizer, tokenizer.convert_tokens_to_ids(token)) for token in shown} == shown
+    everything = [readable_token(tokenizer, i) for i in range(len(tokenizer))]
+    assert all(text.isprintable() and text.strip() for text in everything)
+    assert {"cat", "in"} <= set(whole_words(tokenizer).values())
 
 
 def test_every_byte_has_its_letter():

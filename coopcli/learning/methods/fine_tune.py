@@ -52,7 +52,9 @@ def learn(task: FewShotTask, settings: FineTuning | None = None) -> Head:
     if isinstance(task.backbone.model, OpenClipModel):
         raise CoopError(f'fine-tuning works on CLIPModels, and "{task.backbone.name}" is open_clip\'s')
     model = copy.deepcopy(task.backbone.model).float()
-    learned = [*model.vision_model.parameters(), *model.visual_projection.parameters()]
+    learned = [*model.vision_model.parameters()]
+    if hasattr(model, "visual_projection"):  # SigLIP's and ALIGN's towers end in the feature itself
+        learned += model.visual_projection.parameters()
     size = sum(weight.numel() for weight in learned)
     logger.warning(
         "fine-tuning runs the image encoder forward and backward over %d images %d times, holds %.2g GB for its weights and "
