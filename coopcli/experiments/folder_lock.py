@@ -33,13 +33,16 @@ def locked(folder: Path) -> Iterator[None]:
         raise CoopError(f'"{folder}" is in use by {_holder(path)}; wait until it ends, or use another --output') from None
     except OSError as error:
         raise CoopError(f'"{folder}" cannot be written: {error.strerror or error}') from error
+    by_kernel = type(lock) is FileLock  # else a disk without locks, where filelock's own marker stands in for one
     try:
-        with suppress(OSError):  # who holds the lock is a courtesy; the lock itself is the kernel's
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        if by_kernel:
+            with suppress(OSError):  # who holds it is a courtesy
+                path.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()  # while it is held: whoever waits for this very file looks again
+        if by_kernel:
+            with suppress(OSError):
+                path.unlink()  # while it is held: whoever waits for this very file looks again
         lock.release()
         with suppress(OSError):  # not empty
             for place in made:

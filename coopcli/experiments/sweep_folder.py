@@ -39,11 +39,23 @@ def read_sweep(folder: Path) -> Sweep:
     try:
         about = check_tables(json.loads(path.read_text("utf-8")))
         rows, results, settings = about.pop("summary"), about.pop("results"), about.pop("settings")
-        return Sweep(folder, [_summary_row(entry) for entry in rows], [dict(row) for row in results], dict(settings), about)
+        return Sweep(
+            folder, [_summary_row(entry) for entry in rows], [_result_row(row) for row in results], dict(settings), about
+        )
     except OSError as error:
         raise CoopError(f'"{path}" cannot be read: {error.strerror or error}') from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CoopError(f'"{path}" is not what `coop sweep` wrote') from error
+
+
+def _result_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of results.json. Raises ValueError for numbers that no experiment gives."""
+    for name in ACCURACIES:
+        if row[name] is not None:
+            checked_share(row[name])
+    if type(row["seconds"]) not in (int, float) or not 0 <= row["seconds"] < math.inf:
+        raise ValueError("seconds are a number from 0 up")
+    return dict(row)
 
 
 def _summary_row(entry: dict[str, Any]) -> SummaryRow:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import failed
 
 from coopcli.errors import CoopError
 from coopcli.experiments.folder_lock import LOCK_FILE, locked
@@ -73,3 +74,11 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CoopError, match="cannot be written"):
         locked(tmp_path / "file" / "run").__enter__()
+
+
+@pytest.mark.parametrize("command", ["fit", "sweep"])
+def test_no_two_commands_in_one_folder(coop, photos, tmp_path, command):
+    with locked(tmp_path / "run"):
+        words = [command, photos, "--model", "mini", "--shots", "1", "-o", "run"]
+        failed(coop(*words), 1, "is in use by process", socket.gethostname(), "--output")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK_FILE]

@@ -7,7 +7,7 @@ import pytest
 from coopcli.errors import CoopError
 from coopcli.experiments.grid import Cell, Result, Variant
 from coopcli.experiments.summary import summary
-from coopcli.experiments.sweep_folder import flat_row, read_sweep, write_results
+from coopcli.experiments.sweep_folder import flat_row, read_sweep, remove_sweep, write_result, write_results
 from coopcli.files import csv_of
 
 
@@ -66,3 +66,31 @@ def test_all_images_are_drawn_beside_numbers_of_shots(tmp_path):
         assert (tmp_path / name / "accuracy.png").stat().st_size > 1000
     assert "<!-- all -->" in (tmp_path / "both" / "accuracy.svg").read_text()
     assert "<!-- 80.0 -->" in (tmp_path / "all" / "accuracy.svg").read_text()  # a bar
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("results", {"top1": 93.5}), ("results", {"macro": float("nan")}), ("results", {"seconds": "long"}),
+        ("results", {"seconds": float("inf")}), ("summary", {"top1": -0.1}), ("summary", {"top1_std": "0"}),
+        ("summary", {"seeds": None}), ("summary", {"shots": "few"}),
+    ],
+)  # fmt: skip
+def test_impossible_results_are_not_believed(tmp_path, place, change):
+    write_results(tmp_path, "toy", {}, [result()], plot=False)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert read_sweep(tmp_path).results[0]["top1"] == 0.5
+    content[place][0] |= change
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(CoopError, match="is not what `coop sweep` wrote"):
+        read_sweep(tmp_path)
+
+
+def test_removing_a_sweep_leaves_what_is_not_its_own(tmp_path):
+    write_results(tmp_path, "toy", {}, [result(), result(shots=2)], plot=True)
+    write_result(tmp_path, result())
+    (tmp_path / "settings.toml").write_text("")
+    (tmp_path / "notes.txt").write_text("mine")
+    remove_sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "settings.toml"]
+    remove_sweep(tmp_path)
