@@ -1,9 +1,9 @@
-"""Make the pictures of README.md: what `coop fit` and `coop predict` show in a terminal, and the curves of a small sweep.
+"""Make the pictures of README.md and docs/tutorial.md: what commands show in a terminal, and the curves of a small sweep.
 
     python tools/screenshots.py [FOLDER]
 
-Draws the demo task `marks` and learns on it with the embedded model: some minutes on two cores. Writes fit.svg and
-curves.svg to FOLDER, docs/images by default. Needs the extra sweep.
+Learns on the demo's data with the embedded model: some minutes on two cores. Writes an SVG for each entry of SCREENS, and
+curves.svg, to FOLDER, docs/images by default. Needs the extra sweep.
 """
 
 from __future__ import annotations
@@ -20,12 +20,26 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from coopcli.demo import satellites
 from coopcli.demo.tasks import TEST, TRAIN, write_task
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 88  # columns
-SHOWN = ("coop fit marks --model mini --output runs/marks", "coop predict runs/marks inbox --top 2")
-SWEEP = "coop sweep marks --model mini --methods zeroshot,ensemble,linear-probe,coop --output runs/sweep"
+TEMPLATE = shlex.quote(satellites.TEMPLATE)
+# By picture: the commands that it shows. `photos` are the demo's satellite photographs, `inbox` three of their test images.
+SCREENS = {
+    "fit": (
+        f"coop fit photos --model mini --template {TEMPLATE} --output runs/satellites",
+        "coop predict runs/satellites inbox --top 2",
+    ),
+    "tutorial-words": ("coop zeroshot photos --model mini", f"coop zeroshot photos --model mini --template {TEMPLATE}"),
+    "tutorial-look": ("coop eval runs/satellites photos", "coop interpret runs/satellites --top 3"),
+    "tutorial-luck": (
+        "coop sweep photos --model mini --methods zeroshot,linear-probe,coop --shots 1,4 --recipe fast --output runs/sweep",
+        "coop list runs",
+    ),
+}
+SWEEP = "coop sweep marks --model mini --methods zeroshot,ensemble,linear-probe,coop --output runs/curves"
 FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # which rich would have fetched from another server
 IDENTIFIERS = re.compile(r"terminal-\d+")  # which rich makes from the text; one name keeps differences small
 
@@ -56,14 +70,17 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
+        satellites.unpack_satellites(work / "photos")
+        (work / "inbox").mkdir()
+        for place in sorted((work / "photos" / "test").iterdir())[:3]:
+            shutil.copy(min(place.iterdir()), work / "inbox")
+        for screen, commands in SCREENS.items():
+            shown = picture([(command, run(command, work)) for command in commands])
+            (folder / f"{screen}.svg").write_text(shown, "utf-8")
         write_task(work / "marks" / "train", "marks", TRAIN, seed=(0,))
         write_task(work / "marks" / "test", "marks", TEST, seed=(1,))
-        (work / "inbox").mkdir()
-        for i, label in enumerate(("red", "green", "blue")):
-            shutil.copy(work / "marks" / "test" / label / "000.png", work / "inbox" / f"{i}.png")
-        (folder / "fit.svg").write_text(picture([(command, run(command, work)) for command in SHOWN]), "utf-8")
         run(SWEEP, work)
-        (folder / "curves.svg").write_bytes((work / "runs" / "sweep" / "accuracy.svg").read_bytes())
+        (folder / "curves.svg").write_bytes((work / "runs" / "curves" / "accuracy.svg").read_bytes())
 
 
 if __name__ == "__main__":
