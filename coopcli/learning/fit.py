@@ -297,7 +297,8 @@ def _train(
         on_epoch(reached)
 
     layouts = encoder.lay_out(task.prompts, task.class_chunk)
-    recompute = encoder.fitting_recomputation(layouts)
+    recompute, several = encoder.fitting_recomputation(layouts), len(layouts) > 1
+    del layouts
     while True:
         try:
             return train_context(encoder, task, state, keep, recompute, on_step)
@@ -308,7 +309,7 @@ def _train(
                     f"the GPU's memory cannot hold {size} classes at a time; try --class-chunk {max(1, size // 2)}, "
                     "--dtype bfloat16 or --device cpu"
                 ) from error
-        recompute = "chunks" if recompute == "nothing" and len(layouts) > 1 else "layers"
+        recompute = "chunks" if recompute == "nothing" and several else "layers"
         torch.cuda.empty_cache()
         logger.warning(
             "the GPU's memory is full; continuing with more recomputation, which is slower but gives the same result"

@@ -26,7 +26,7 @@ TINY = 1 << 14
 
 @dataclass(frozen=True)
 class EpochLog:
-    """One finished epoch: mean loss and accuracy over its batches, as they were while it ran."""
+    """A finished epoch: mean loss and accuracy over its batches, measured while it ran."""
 
     epoch: int
     epochs: int

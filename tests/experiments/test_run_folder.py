@@ -4,17 +4,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 from conftest import COLOURS, failed, write_picture
 
 from coopcli.cli.app import app
 from coopcli.clip.backbone import load_backbone
 from coopcli.clip.cache import FeatureCache
 from coopcli.clip.prompts import ContextSettings
+from coopcli.data.dataset import ImageItem
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError, UsageError
-from coopcli.experiments.run_folder import append_epoch, begin_run, check_run, draw_run, read_run, write_run
+from coopcli.experiments.run_folder import _evaluation, append_epoch, begin_run, check_run, draw_run, read_run, write_run
 from coopcli.files import checkpoint_of
 from coopcli.learned.prompt import load_prompt
+from coopcli.learned.scores import MATRIX_CLASSES, evaluate_logits
 from coopcli.learning.fit import Watch, fit
 from coopcli.learning.recipe import Recipe
 
@@ -223,3 +227,14 @@ def test_no_squares_are_drawn_of_very_many_classes(fits, mini, tmp_path, monkeyp
     monkeypatch.setattr("coopcli.experiments.run_folder.MATRIX_CLASSES", 3)
     draw_run(tmp_path, result, mini, "a {}.", FeatureCache(None))
     assert {path.stem for path in tmp_path.iterdir()} >= {"similarity"}
+
+
+def test_accuracies_of_many_classes_are_read_as_they_were_written():
+    """Beyond MATRIX_CLASSES there is no confusion matrix, but hits and the largest confusions."""
+    names = [f"c{k % 2100}" for k in range(MATRIX_CLASSES + 200)]  # some twice, as in ImageNet
+    items = [ImageItem(str(i), label, bytes) for i, label in enumerate([0, 1, 1, 2, 2150])]
+    logits = F.one_hot(torch.tensor([0, 2, 2, 2, 50]), len(names)).float()
+    evaluation = evaluate_logits(logits, names, items)
+    read = _evaluation(json.loads(json.dumps(evaluation.as_dict())))
+    assert read.class_names == tuple(names) and read.metrics == evaluation.metrics
+    assert read.metrics.confusions() == [(1, 2, 2), (2150, 50, 1)] and read.metrics.counts()[2150] == 1

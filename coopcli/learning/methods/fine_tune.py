@@ -1,8 +1,8 @@
-"""Fine-tuning the image encoder on the train images: its weights learn, the hand-written class features stay as they are.
+"""Fine-tune the image encoder on the train images; the hand-written class features stay as they are.
 
 logits(x) = s * f(x) . t, s the logit scale. Source: CoOp's comparison with other fine-tuning methods; the settings are our
 own. On EuroSAT's validation images with `mini`, 16 shots, rates of 1e-5, 3e-5 and 1e-4 over 30 to 50 epochs gave about
-39, 55 and 65 %; but the higher the rate, the more a model forgets, and the paper's own was hurt by it.
+39, 55 and 65 %. But the higher the rate, the more a model forgets, which hurt the paper's own fine-tuning.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class FineTuning:
 def learn(task: FewShotTask, settings: FineTuning | None = None) -> Head:
     """Train a copy of the image tower in float32; the head belongs to the tuned model, which is saved beside it.
 
-    Raises CoopError for a model of open_clip's, which could not be saved as a CLIPModel.
+    Raises CoopError for a model of open_clip, which could not be saved as a CLIPModel.
     """
     settings = settings or FineTuning()
     if isinstance(task.backbone.model, OpenClipModel):
-        raise CoopError(f'fine-tuning works on CLIPModels, and "{task.backbone.name}" is open_clip\'s')
+        raise CoopError(f'fine-tuning works on CLIPModels; "{task.backbone.name}" is a model of open_clip')
     model = copy.deepcopy(task.backbone.model).float()
     learned = [*model.vision_model.parameters()]
     if hasattr(model, "visual_projection"):  # SigLIP's and ALIGN's towers end in the feature itself
@@ -95,7 +95,7 @@ def train(tuned: Backbone, learned: Sequence[torch.nn.Parameter], task: FewShotT
 def view_pixels(
     backbone: Backbone, items: Sequence[ImageItem], batches: Sequence[Sequence[int]], view: int
 ) -> Iterator[Tensor]:
-    """Pixels uint8 [B, 3, s, s] of one augmented view of each image, a batch at a time and two batches ahead."""
+    """Yield pixels uint8 [B, 3, s, s] of one augmented view of each image, batch by batch, reading two batches ahead."""
 
     def pixels_of(item: ImageItem) -> np.ndarray:
         content = item.read()

@@ -1,4 +1,4 @@
-"""The linear probe: logistic regression on image features, its inverse regularisation C chosen by accuracy.
+"""Linear probe: logistic regression on image features, with the inverse regularisation C chosen by accuracy.
 
 min over W, b of  |W|^2 / 2 + C * sum_i CE(W x_i + b, y_i)  by scikit-learn's lbfgs, C as in CLIP, Appendix A.3, and
 CoOp's lpclip/linear_probe.py: the best of a coarse grid, then a binary search in log space around it, on the few-shot
@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 
 def learn(task: FewShotTask) -> Head:
-    """Fit the probe; without validation images C comes from cross-validation, or is 1 where a class has one image only.
+    """Fit the probe; without validation images, C comes from cross-validation, or is 1 when a class has one image only.
 
     Raises CoopError when the train images are all of one class.
     """
@@ -75,7 +75,7 @@ def fit(images: Array, labels: NDArray[np.int64], c: float, n_classes: int) -> t
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # at a large C it stops at MAX_ITERATIONS, as it does in the reference
+        warnings.simplefilter("ignore")  # with a large C it stops at MAX_ITERATIONS, as in the reference
         model = LogisticRegression(C=c, max_iter=MAX_ITERATIONS).fit(images, labels)
     seen_weights, seen_bias = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # one logit, that of the second class over the first

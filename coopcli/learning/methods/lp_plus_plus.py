@@ -5,8 +5,8 @@ first values and the step sizes come from the data, as in the authors' code (Fer
     w_k     = sum of the class's features                  step  4 N / lambda_max(X'X), momentum 0.9, every iteration
     alpha_k = 250 * mean_k(mean over the class of x . t_k)  step  N / (4 max_k sum_i (x_i . t_k)^2), every tenth iteration,
               along the sum of the ten gradients since the last
-Of 300 iterations, the last that is best on the validation images is kept; without any, the last. Unlike that code there is
-no additive bias, which the paper's formula does not have.
+Of 300 iterations, the best on the validation images is kept (of several, the last); without validation images, the last.
+Unlike that code, this has no additive bias, as the paper's formula has none.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def learn(task: FewShotTask) -> Head:
 
 
 def first_values(x: Tensor, text: Tensor, labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """w [K, p], sums of features by class, and alpha [K], the same for every class; a class without images adds nothing."""
+    """Compute the first w [K, p], sums by class, and alpha [K], equal for every class; empty classes add nothing."""
     w = torch.zeros_like(text).index_add_(0, labels, x)
     means = (w * text).sum(-1)[counts > 0] / counts[counts > 0]
     return w, torch.full((len(text),), ALPHA_SCALE * float(means.mean()))
 
 
 def steps(x: Tensor, similarity: Tensor) -> tuple[float, float]:
-    """The step sizes of w and of alpha, inverses of (approximate) Lipschitz constants; `similarity` [n, K] is x . t_k."""
+    """Compute the step sizes of w and alpha, inverses of (approximate) Lipschitz constants; `similarity` [n, K] is x . t_k."""
     n = len(x)
     return 4 * n / float(torch.linalg.matrix_norm(x, 2) ** 2), n / (4 * float(similarity.square().sum(0).max()))

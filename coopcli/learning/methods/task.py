@@ -37,7 +37,7 @@ class FewShotTask:
 
     @property
     def counts(self) -> Tensor:
-        """How many train images each class has, [K]."""
+        """Number of train images of each class, [K]."""
         return self.labels.bincount(minlength=len(self.class_names))
 
     def threads(self) -> AbstractContextManager[None]:

@@ -2,11 +2,11 @@
 
 logits(x) = s * x . t + alpha * exp(-beta * (1 - x . keys)) onehot(labels), s the logit scale. A key is the mean of an
 image's augmented views, normalised again. alpha and beta are chosen on the validation images; without any, on the train
-images, each without its own key. Tip-Adapter-F trains the keys between two such choices.
+images, leaving out each image's own key. Tip-Adapter-F trains the keys between two such choices.
 
 Where this differs from the authors' code (gaopengcuhk/Tip-Adapter): one grid for all data sets, wide enough for each of
-theirs, also gives the alpha and beta to train with, which they set by hand; among pairs that are right equally often the
-lowest cross-entropy decides, not the first; the last epoch is kept, not the best on the test images.
+theirs, also gives the alpha and beta to train with, which they set by hand; of pairs with equal accuracy, the one with the
+lowest cross-entropy is taken, not the first; the last epoch is kept, not the best on the test images.
 """
 
 from __future__ import annotations
