@@ -251,7 +251,7 @@ def test_wrong_commands(coop, run, photos, tmp_path):
     failed(coop("predict", run, "empty"), 1, "no images in empty")
     for wrong in (["--top", "0"], ["--threshold", "1.5"], ["--on-error", "ask"]):
         code, out, err = coop("predict", run, photos, *wrong)
-        assert (code, out) == (2, "") and wrong[0].lstrip("-") in err and wrong[1] in err and "Traceback" not in err
+        assert (code, out) == (2, "") and wrong[0].lstrip("-") in err and "Traceback" not in err
 
 
 def test_two_classes_of_one_name(coop, mini, photos, tmp_path):

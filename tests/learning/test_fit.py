@@ -89,11 +89,11 @@ def test_full_gpu_memory_means_recomputation_and_the_same_bytes(mini, photos, mo
     true = fitting.train_context
     whole = fit(mini, data, QUICK, shots=2, class_chunk=class_chunk)
 
-    def full(encoder, task, state, on_epoch, recompute):
+    def full(encoder, task, state, on_epoch, recompute, *rest):
         tried.append(recompute)
         if recompute != "layers":
             raise torch.OutOfMemoryError
-        return true(encoder, task, state, on_epoch, recompute)
+        return true(encoder, task, state, on_epoch, recompute, *rest)
 
     monkeypatch.setattr(fitting, "train_context", full)
     prompt = fit(mini, data, QUICK, shots=2, class_chunk=class_chunk).prompt
