@@ -2,7 +2,7 @@
 
 min over W, b of  |W|^2 / 2 + C * sum_i CE(W x_i + b, y_i)  by scikit-learn's lbfgs, C as in CLIP, Appendix A.3, and
 CoOp's lpclip/linear_probe.py: the best of a coarse grid, then a binary search in log space around it, on the few-shot
-validation images. The reference's features are not normalised, which is about a factor in C that the search absorbs.
+validation images. The reference does not normalise features, so C and accuracy may differ a little.
 """
 
 from __future__ import annotations
