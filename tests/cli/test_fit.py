@@ -88,11 +88,11 @@ def test_the_same_run_again_and_another_in_its_folder(coop, photos, tmp_path):
 
 def test_bad_data(coop, photos, tmp_path):
     (photos / "yellow").mkdir()
-    failed(coop("fit", photos, *QUICK), 1, "yellow", "holds no images")
+    failed(coop("fit", photos, *QUICK), 1, "yellow", "has no images")
     (photos / "yellow" / "bad.png").write_bytes(b"not an image")
     failed(coop("fit", photos, "--shots", "1", *QUICK), 1, "yellow/bad.png", "cannot be read")
     write_picture(tmp_path / "single" / "red" / "0.png")
-    failed(coop("fit", "single", *QUICK), 1, "one class only")
+    failed(coop("fit", "single", *QUICK), 1, "has only one class")
     (tmp_path / "empty").mkdir()
     failed(coop("fit", "empty", *QUICK), 1, "no class folders")
     (tmp_path / "names").write_text(json.dumps({"red": "red " * 90}))
