@@ -5,9 +5,12 @@ import io
 import json
 import os
 import pty
+import signal
 import socket
+import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -266,3 +269,37 @@ def test_fit_stops_at_a_broken_image_unless_told_otherwise(coop, listed, tmp_pat
     code, _, err = coop(*fit, "--on-error", "skip", **variables)
     assert code == 0 and "skipped 1 of 70 images" in err
     assert len(json.loads((tmp_path / "run" / "fewshot.json").read_text())["train"]) == 69
+
+
+# ------------------------------------------------------------------------------------------------- signals and streams
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_at_once_and_without_a_word(photos, tmp_path, number):
+    environment = os.environ | {"COOP_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    command = [*COOP, "fit", "photos", "--model", "mini", "--shots", "all", "--epochs", "1000000", "--views", "1", "-o", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.time() + 300
+    while not (tmp_path / "run" / "log.jsonl").exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    err = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == -number and "Traceback" not in err and "coop: " not in err
+    with pytest.raises(ProcessLookupError):  # of its session nobody is left
+        for _ in range(50):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
+def test_predictions_to_a_stream_a_device_and_a_link(coop, photos, tmp_path):
+    variables = {"COOP_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    code, out, _ = coop(*TABLE, "--predictions", "/dev/stdout", **variables)
+    assert code == 0 and "image,label,prediction,probability,correct\n" in out and "top-1" in out
+    before = Path("/dev/null").stat()
+    code, _, err = coop(*TABLE, "--predictions", "/dev/null", **variables)
+    assert code == 0 and Path("/dev/null").stat().st_ino == before.st_ino and stat.S_ISCHR(before.st_mode), err
+    (tmp_path / "kept.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("kept.csv")
+    code, _, err = coop(*TABLE, "--predictions", "link.csv", **variables)
+    assert code == 0 and (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "kept.csv").read_text().startswith("image,label,prediction")

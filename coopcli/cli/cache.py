@@ -59,7 +59,7 @@ def cache(
         store.limit(bound)
     (count, size), most, path = store.size(), store.max_bytes(), str(store.path)
     if not store.path:
-        raise CoopError(str(store.problem).removesuffix("; going on without it"))
+        raise CoopError(str(store.problem).removesuffix("; continuing without it"))
     if json:
         content = {"path": path, "features": count, "bytes": size, "max_bytes": most, "removed": removed}
         print_json({"command": "cache"} | content)

@@ -31,9 +31,9 @@ def typed(settings: type[T], context: typer.Context) -> T:
 
 
 def use_settings(context: typer.Context, path: Path | None) -> Path | None:
-    """The callback of --config: what the file says becomes the command's defaults, as if it had been typed.
+    """Callback of --config: make what the file says the command's defaults, as if it had been typed.
 
-    Its keys are the names of options and arguments, `context-length` or `data`; others are told of and do nothing.
+    Keys are names of options and arguments, such as `context-length` and `data`; a note names any other, which has no effect.
     Raises UsageError for a file that cannot be read and for a value that its option does not take.
     """
     if path is None or context.resilient_parsing:
@@ -51,18 +51,18 @@ def use_settings(context: typer.Context, path: Path | None) -> Path | None:
         elif key != RESOLVED:
             near = get_close_matches(key, parameters, n=1)
             guess = f'; did you mean "{near[0]}"?' if near else ""
-            say(f'note: "{path}": "{key}" is no option of this command and does nothing{guess}')
+            say(f'note: "{path}": unknown key "{key}" has no effect on this command{guess}')
     context.default_map = defaults
     return path
 
 
 def key_of(parameter: Any) -> str:
-    """`--context-length` without its hyphens; the name of an argument."""
+    """Name a parameter as settings files do: an option without its hyphens, an argument by its name."""
     return str(max(parameter.opts, key=len)).removeprefix("--")
 
 
 def _as_typed(parameter: Any, value: Any, where: str) -> Any:
-    """What would have been typed for a value: numbers as texts, too. Flags are true or false."""
+    """Turn a value of a settings file into what would have been typed; numbers become texts, flags stay true or false."""
     if getattr(parameter, "is_flag", False):
         if not isinstance(value, bool):
             raise UsageError(f"{where}: must be true or false")

@@ -1,4 +1,4 @@
-"""`coop demo`: the whole story on satellite photographs and drawn images, each step a command that one could type."""
+"""`coop demo`: the whole story on satellite photographs and drawn images, each step a command to type."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def demo(
 
 
 def _run(coop: Coop, arguments: list[str], quiet: bool = True) -> dict[str, Any]:
-    """Show a command line and run it. When quiet, returns the metrics that it gives as JSON and tells one line of them."""
+    """Show a command line and run it. When quiet, read its metrics as JSON, say their top-1, and return them."""
     say(f"$ coop {shlex.join(arguments)}")
     if not quiet:
         coop(arguments, standalone_mode=False)

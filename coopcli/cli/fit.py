@@ -40,9 +40,9 @@ def fit(
                      help="Run folder to write."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a run of other settings.", rich_help_panel=options.OUTPUT)
+        bool, typer.Option("--overwrite", help="Replace a run that is in the folder.", rich_help_panel=options.OUTPUT)
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the images, the first context, the batches.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the images, the first context and the batches.")] = 1,
     context_length: Annotated[
         int | None,
         typer.Option("--context-length", min=1, max=1000, rich_help_panel=CONTEXT, show_default="16, or the tokens of --init",
@@ -104,8 +104,8 @@ def fit(
     views: Annotated[
         str,
         typer.Option("--views", metavar="N|online", rich_help_panel=RECIPE,
-                     help="Augmented views (random resized crop, flip) encoded of each image, of which an epoch draws one; "
-                          "online: new ones encoded in every epoch, as the reference does."),
+                     help="Augmented views (random resized crop, flip) to encode of each image; each epoch draws one of them; "
+                          "online: encode new ones in every epoch, as the reference does."),
     ] = "16",
     model: options.ModelOption = options.DEFAULT_MODEL,
     revision: options.RevisionOption = None,
@@ -237,7 +237,7 @@ def fit(
 def default_folder(
     dataset: DataSet, model: str, shots: str, seed: int, position: Position, csc: bool, classes: Classes
 ) -> Path:
-    """`coop-runs/<data>-<model>-<variant>-<shots>shots-seed<seed>`."""
+    """Name the default run folder: `coop-runs/<data>-<model>-<variant>-<shots>shots-seed<seed>`."""
     from ..names import short_name
 
     variant = "-".join([position, *["csc"] * csc, *[classes] * (classes != "all")])
@@ -245,12 +245,12 @@ def default_folder(
 
 
 def check_writable(folder: Path) -> None:
-    """Raises UsageError when the run folder could not be made or written."""
+    """Check that the run folder can be made and written; raises UsageError otherwise."""
     from ..errors import UsageError
 
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise UsageError(f'--output "{folder}" cannot be written: "{nearest}" is no folder that this user may write')
+        raise UsageError(f'--output "{folder}" cannot be written: "{nearest}" is not a folder that you may write to')
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def import_prompt(
         Path,
         typer.Option(
             "--classnames", metavar="FILE", rich_help_panel=options.IMAGES, show_default=False,
-            help="The names it was trained with, in order: a split_zhou_*.json, a JSON list, JSON {folder: name}, "
+            help="The class names it was trained with, in order: a split_zhou_*.json, a JSON list, JSON {folder: name}, "
                  "or a class a line: name, or folder, tab and name.",
         ),
     ],
@@ -42,23 +42,22 @@ def import_prompt(
 ) -> None:  # fmt: skip
     """Turn a checkpoint of the reference implementation into a prompt file.
 
-    No code in the checkpoint is run. That it belongs to the model and the class names is checked by the token embeddings
-    it holds.
+    No code in the checkpoint is run. The token embeddings in it show whether it belongs to the model and the class names.
     """
     from ..data.classnames import read_class_list
     from ..learned.reference import import_prompt as import_checkpoint
     from ..learned.reference import read_checkpoint
     from .setup import open_backbone
 
-    found, pairs = read_checkpoint(checkpoint), read_class_list(classnames)
+    contents, pairs = read_checkpoint(checkpoint), read_class_list(classnames)
     names, folders = tuple(name for _, name in pairs), tuple(folder or name for folder, name in pairs)
     backbone = open_backbone(model, revision, "cpu", "float32", pickles)
-    prompt = import_checkpoint(found, backbone, names, folders, position)
+    prompt = import_checkpoint(contents, backbone, names, folders, position)
     path = output or Path(f"{checkpoint.name}.safetensors")
     prompt.save(path)
     if json:
         about = {"checkpoint": str(checkpoint), "prompt": str(path), "model": backbone.name, **asdict(prompt.settings)}
-        print_json({"command": "import", **about, "epoch": found.epoch, "class_names": names})
+        print_json({"command": "import", **about, "epoch": contents.epoch, "class_names": names})
     else:
         shape = f"{prompt.settings.n_ctx} vectors of {backbone.text_encoder.width}"
         owner = "for each class" if prompt.settings.csc else "for all classes"

@@ -45,7 +45,7 @@ def read_count(text: str, word: str, option: str) -> int | None:
 
 DATA_HELP = (
     "A folder of class folders, a folder with train/, val/, test/ of those, a split_zhou_*.json (with --images), a table "
-    "of paths and labels (CSV, TSV, JSON lines), or a data set of the `datasets` library: a hub id or a local one."
+    "of paths and labels (CSV, TSV, JSON lines), or a data set of the `datasets` library: by hub id or local path."
 )
 MODEL, IMAGES, MACHINE, OUTPUT = "Model", "Data", "Machine", "Output"
 
@@ -61,14 +61,14 @@ ModelOption = Annotated[
     typer.Option(
         "--model", "-m", metavar="ID|FOLDER|mini|open_clip:ARCH/WEIGHTS", rich_help_panel=MODEL,
         help="A CLIPModel: a Hugging Face id, a local folder, or `mini`, the small embedded one. "
-        "Or, with open_clip_torch installed, one of open_clip's: `open_clip:RN50/openai`, or a file for the weights.",
+        "With open_clip_torch installed, also `open_clip:RN50/openai`, or `open_clip:RN50/FILE` for weights of your own.",
     ),
 ]  # fmt: skip
 SameModelOption = Annotated[
     str | None,
     typer.Option(
         "--model", "-m", metavar="ID|FOLDER", rich_help_panel=MODEL,
-        help="The same model in another place; by default the one that the prompt names.",
+        help="The same model in another place; by default the model that the prompt names.",
     ),
 ]  # fmt: skip
 RevisionOption = Annotated[
@@ -102,27 +102,27 @@ MaxPixelsOption = Annotated[
     int | None,
     typer.Option(
         "--max-pixels", metavar="N", min=1, rich_help_panel=IMAGES, show_default="178956970",
-        help="Refuse to decode images of more pixels: they may be made to fill the memory.",
+        help="Refuse images with more pixels: they may be made to fill the memory.",
     ),
 ]  # fmt: skip
 SplitOption = Annotated[
     str | None,
     typer.Option(
-        "--split", metavar="SPLIT", rich_help_panel=IMAGES, show_default="test, where there is one",
+        "--split", metavar="SPLIT", rich_help_panel=IMAGES, show_default="test, if the data has one",
         help="Images to use: train, val, test, all, or parts such as 'train[:50%]' and 'val+test'.",
     ),
 ]  # fmt: skip
 ImageColumnOption = Annotated[
     str | None,
     typer.Option(
-        "--image-column", metavar="NAME", rich_help_panel=IMAGES, show_default="found by type and name",
+        "--image-column", metavar="NAME", rich_help_panel=IMAGES, show_default="by type and name",
         help="Column of a table or data set that holds the images or their paths.",
     ),
 ]  # fmt: skip
 LabelColumnOption = Annotated[
     str | None,
     typer.Option(
-        "--label-column", metavar="NAME", rich_help_panel=IMAGES, show_default="found by type and name",
+        "--label-column", metavar="NAME", rich_help_panel=IMAGES, show_default="by type and name",
         help="Column that holds the classes.",
     ),
 ]  # fmt: skip
@@ -130,7 +130,7 @@ ClassesOption = Annotated[
     Classes,
     typer.Option(
         "--classes", rich_help_panel=IMAGES,
-        help="All classes, or one half of them: base, the first ceil(K/2), or new, the rest (base-to-new generalisation).",
+        help="All classes, or half of them: base, the first ceil(K/2), or new, the rest (base-to-new generalisation).",
     ),
 ]  # fmt: skip
 TemplateOption = Annotated[
@@ -138,14 +138,14 @@ TemplateOption = Annotated[
     typer.Option("--template", metavar="TEXT", help='A sentence with {} for the class name, e.g. "a photo of a {}."'),
 ]
 DeviceOption = Annotated[
-    Device, typer.Option("--device", help="Where to run; auto takes a GPU where there is one.", rich_help_panel=MACHINE)
+    Device, typer.Option("--device", help="Where to run; auto takes a GPU if present.", rich_help_panel=MACHINE)
 ]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="What the frozen towers compute in.", rich_help_panel=MACHINE)]
 PicklesOption = Annotated[
     bool,
     typer.Option(
         "--allow-pickle-weights", rich_help_panel=MODEL,
-        help="Load a model without safetensors weights too. A pickle may run code: only from whom you trust.",
+        help="Also load models without safetensors weights. A pickle can run code: use it only for models you trust.",
     ),
 ]  # fmt: skip
 NoCacheOption = Annotated[

@@ -29,13 +29,13 @@ def predict(
         list[str],
         typer.Argument(
             metavar="IMAGE|FOLDER|GLOB|-...",
-            help="Image files, folders of them at any depth, quoted globs, or - for paths on stdin, one a line.",
+            help="Image files, folders of them at any depth, quoted globs, or - for paths on stdin, one per line.",
         ),
     ],
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Show the K most probable classes of each image.")] = 1,
     threshold: Annotated[
         float,
-        typer.Option("--threshold", metavar="P", min=0, max=1, help='Say "none of these" where no class has this probability.'),
+        typer.Option("--threshold", metavar="P", min=0, max=1, help='Say "none of these" if no class is this probable.'),
     ] = 0.0,
     classnames: options.ClassListOption = None,
     on_error: options.OnErrorOption = "skip",
@@ -82,7 +82,7 @@ def predict(
     from .setup import find_prompt, open_backbone, open_cache
 
     if csv and json:
-        raise UsageError("--csv and --json are two forms of the same; choose one")
+        raise UsageError("--csv and --json both say how to print; choose one")
     if max_pixels:
         allow_pixels(max_pixels)
     if move_to and link_to:
@@ -105,19 +105,19 @@ def predict(
     read = skipped = 0
     with progress(quiet=sys.stdout.isatty()) as live:  # there the rows are the progress
         bar = live.add_task("images", total=None, note="")
-        for found in predictions(classifier, items, top, threshold):
-            if isinstance(found, CoopError):
+        for prediction in predictions(classifier, items, top, threshold):
+            if isinstance(prediction, CoopError):
                 if on_error == "fail":
-                    raise found
+                    raise prediction
                 skipped += 1
-                say(f"note: {found}")
+                say(f"note: {prediction}")
             else:
                 read += 1
-                if sort_into and found.class_name is not None:
-                    sort_image(Path(found.image), sort_into / folders[found.class_name], link=link_to is not None)
-                    counts[found.class_name] += 1
+                if sort_into and prediction.class_name is not None:
+                    sort_image(Path(prediction.image), sort_into / folders[prediction.class_name], link=link_to is not None)
+                    counts[prediction.class_name] += 1
                 show = show or (_csv_printer(top) if csv else _print_json if json else _table_printer(names, top))
-                show(found)
+                show(prediction)
                 sys.stdout.flush()  # rows show as they come, in a pipe too
             live.advance(bar)
     if not read:

@@ -14,13 +14,13 @@ from .console import line, print_json, say, status
 def push(
     prompt: options.PromptArgument,
     target: Annotated[
-        str, typer.Argument(metavar="USER/NAME[@BRANCH]", help="The model repository; made if it is not there yet.")
+        str, typer.Argument(metavar="USER/NAME[@BRANCH]", help="The model repository; created if it does not exist yet.")
     ],
-    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     license: Annotated[
-        str | None, typer.Option("--license", metavar="ID", help="Named in the card, e.g. mit or cc-by-4.0.")
+        str | None, typer.Option("--license", metavar="ID", help="Licence for the card, e.g. mit or cc-by-4.0.")
     ] = None,
-    message: Annotated[str, typer.Option("--message", metavar="TEXT", help="Of the commit.")] = "Push with coop",
+    message: Annotated[str, typer.Option("--message", metavar="TEXT", help="Commit message.")] = "Push with coop",
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
@@ -43,7 +43,7 @@ def push(
     learned = load_learned(path)
     is_head = isinstance(learned, Head)
     kind, folder = HEAD_FILE if is_head else PROMPT_FILE, path if path.is_dir() else path.parent
-    files = {kind: path / kind if path.is_dir() else path}  # whatever its name here, by this one it is found there
+    files = {kind: path / kind if path.is_dir() else path}  # whatever its name here, on the hub it has this one
     if is_head and Path(learned.model) == folder / TUNED_FOLDER:
         files |= {f"{TUNED_FOLDER}/{part.name}": part for part in sorted((folder / TUNED_FOLDER).iterdir())}
     prepare_hub()  # before the card is made, with the hub's library

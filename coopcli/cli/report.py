@@ -27,7 +27,7 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE.html", rich_help_panel=options.OUTPUT,
-                     show_default="report.html in the run folder, or in the one that holds all",
+                     show_default="report.html in the run folder, or in the folder that holds all",
                      help="Page to write."),
     ] = None,
     model: options.SameModelOption = None,
@@ -40,9 +40,9 @@ def report(
 ) -> None:  # fmt: skip
     """Write one HTML page about runs: accuracy and gain, curves, confusion, worst mistakes, nearest tokens, settings.
 
-    The page holds all that it shows, runs no script and fetches nothing: send it as it is. Of several runs of the same
-    settings it tells mean and standard deviation over the seeds. The worst mistakes are found by classifying the test
-    images again; where these or the model are no longer there, the page is made without them and says so.
+    The page holds all that it shows, runs no script and fetches nothing: send it as it is. Of several runs with the same
+    settings it shows mean and standard deviation over the seeds. The worst mistakes are found by classifying the test
+    images again; if these or the model are gone, the page is made without them and says so.
     """
     from ..experiments.run_folder import read_run
     from ..experiments.sweep_folder import read_sweep

@@ -31,7 +31,7 @@ def find_prompt(source: str, others: Sequence[str] = ()) -> Path:
 
 
 def open_backbone(model: str, revision: str | None, device: Device, dtype: Dtype, pickles: bool = False) -> Backbone:
-    """Load the model, saying so while it lasts."""
+    """Load the model, saying so meanwhile."""
     began = time.perf_counter()
     with status(f"loading {model}"):
         backbone = load_backbone(model, revision, device, dtype, pickles)
@@ -40,7 +40,7 @@ def open_backbone(model: str, revision: str | None, device: Device, dtype: Dtype
 
 
 def open_cache(no_cache: bool) -> FeatureCache:
-    """The feature cache on disk, or with --no-cache one in memory."""
+    """Open the feature cache on disk or, with --no-cache, one in memory."""
     cache = FeatureCache(None if no_cache else default_cache_folder())
     if cache.problem:
         say(f"note: {cache.problem}")
@@ -69,15 +69,15 @@ class Source:
 
 
 def can_draw() -> bool:
-    """Whether figures can be drawn here; where not, says so, before the work."""
+    """Check before the work whether figures can be drawn; say so if not."""
     try:
         check_matplotlib()
     except CoopError as error:
-        say(f"note: {error}; going on without")
+        say(f"note: {error}; continuing without figures")
         return False
     return True
 
 
 def pick_items(dataset: DataSet, split: str | None) -> tuple[ImageItem, ...]:
-    """The images of a split; without --split those of `test`, or all where the data knows no splits."""
+    """Pick the images of a split; by default those of `test`, or all images of data without splits."""
     return dataset.select(split) if split else test_items(dataset)

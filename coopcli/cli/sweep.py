@@ -29,7 +29,7 @@ YesNo = {"no": False, "yes": True}
 
 
 def _axis(text: str, read: Callable[[str], T], option: str) -> list[T]:
-    """The values between commas, each once. Raises BadParameter for one that cannot be read."""
+    """Read the values between commas, each once; raises BadParameter for an unreadable value."""
     words = [word.strip() for word in text.split(",")]
     try:
         return list(dict.fromkeys(read(word) for word in words))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _each(given: list[str] | None, n: int, option: str, default: str | None) -> Sequence[str | None]:
-    """One value for each of n data sets: given once it counts for all."""
+    """Give each of n data sets its value; a value given once counts for all."""
     if not given:
         return [default] * n
     if len(given) not in (1, n):
@@ -68,7 +68,7 @@ def transfer(
     verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
 ) -> None:  # fmt: skip
-    """Learned prompts x data sets: how well do they do elsewhere (domain generalisation)?
+    """Test learned prompts on other data sets (domain generalisation): a matrix of prompts and data.
 
     Prompts that differ in their seed only are one row, with mean and deviation; beside them stand the hand-written prompt
     and the ensemble. A data set may hold a part of the classes, or others unless the context is class-specific.
@@ -85,9 +85,9 @@ def transfer(
     from ..machine import pick_device
     from .setup import can_draw, open_backbone, open_cache
 
-    found = {word: _prompt(word) for word in prompts_and_data}
-    files = {word: path for word, path in found.items() if path}
-    data = [word for word in found if word not in files]
+    prompts = {word: _prompt(word) for word in prompts_and_data}
+    files = {word: path for word, path in prompts.items() if path}
+    data = [word for word in prompts if word not in files]
     if not files or not data:
         what = "prompt" if not files else "data set"
         raise UsageError(f"coop transfer takes prompts and data sets; there is no {what} among: {', '.join(prompts_and_data)}")
@@ -102,8 +102,8 @@ def transfer(
         say(f"data: {describe(dataset)}")
         targets.append(Target(dataset, str(wording), naming is not None))
 
-    def backbone_of(one: LearnedPrompt | Head) -> Backbone:
-        return open_backbone(model or one.model, None if model else one.revision, device, dtype, pickles)
+    def backbone_of(prompt: LearnedPrompt | Head) -> Backbone:
+        return open_backbone(model or prompt.model, None if model else prompt.revision, device, dtype, pickles)
 
     with progress() as live:
         bars = Bars(live)
@@ -131,7 +131,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def _prompt(word: str) -> Path | None:
-    """Where the prompt lies that a word names, here or on the hub; None for a word that names a data set.
+    """Find the prompt that a word names, here or on the hub; None for a word that names a data set.
 
     `user/name` may be either on the hub: it is a prompt where a model repository of that name holds one.
     """
@@ -147,14 +147,14 @@ def _prompt(word: str) -> Path | None:
     except CoopError as error:
         if "@" in word:  # only prompts have a revision
             raise
-        if not isinstance(error, UsageError):  # it may be there, and the hub did not tell
+        if not isinstance(error, UsageError):  # the hub may have it but did not answer
             say(f"note: {error}; taken for a data set")
         return None
     return None if fetched == path else fetched
 
 
 def show(spreads: dict[str, dict[str, Spread | None]]) -> None:
-    """A row for each prompt, a column for each data set, on stdout."""
+    """Print a row for each prompt and a column for each data set."""
     line("top-1 %, mean and standard deviation over seeds", "bold")
     columns = list(next(iter(spreads.values())))
     rows = [(source, *(str(by_data.get(name) or "-") for name in columns)) for source, by_data in spreads.items()]
