@@ -14,11 +14,13 @@ TRAINING = {"data": "toy", "classes": "all", "shots": 2, "seed": 1, "init": None
 
 def prompt(csc=False, fingerprint="f", names=("a", "b"), **training):
     settings = ContextSettings(4, "end", csc)
-    return LearnedPrompt(torch.zeros(4, 8), settings, names, names, "mini", None, fingerprint, TRAINING | training)
+    origin = dict(class_names=names, folders=names, model="mini", revision=None, fingerprint=fingerprint)
+    return LearnedPrompt(**origin, training=TRAINING | training, context=torch.zeros(4, 8), settings=settings)
 
 
 def head(method="lp++", fingerprint="f", **training):
-    return Head(method, torch.zeros(2, 8), ("a", "b"), ("a", "b"), "mini", None, fingerprint, training)
+    origin = dict(class_names=("a", "b"), folders=("a", "b"), model="mini", revision=None, fingerprint=fingerprint)
+    return Head(**origin, training=training, method=method, weights=torch.zeros(2, 8))
 
 
 def test_what_was_learned_in_words():
