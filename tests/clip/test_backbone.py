@@ -10,16 +10,16 @@ from coopcli.errors import UsageError
 from coopcli.machine import pick_device
 
 
-def test_mini_is_a_stock_clip_of_at_most_8_mb(mini):
+def test_mini_is_a_stock_clip_of_at_most_12_mb(mini):
     assert type(mini.model).__name__ == "CLIPModel"
-    assert sum(path.stat().st_size for path in MINI_FOLDER.iterdir()) < 8e6
+    assert sum(path.stat().st_size for path in MINI_FOLDER.iterdir()) < 12e6
     assert not any(parameter.requires_grad for parameter in mini.model.parameters())
     assert mini.text_encoder.max_length == 77
 
 
 def test_the_fingerprint_of_a_clip_stays_what_it_was(mini):
     """Saved prompts name it: a change would part them from their model."""
-    assert mini.fingerprint == "a3c00266446ce4a76478ce6d7d0fbc3e"
+    assert mini.fingerprint == "b5b914ae6106709c34fda9db307d76f6"
 
 
 def test_same_weights_elsewhere_have_the_same_fingerprint(mini, copy_of_mini):

@@ -44,7 +44,7 @@ def test_features_are_the_stock_models(mini, items):
     pixels = mini.image_processor(images, return_tensors="pt").pixel_values
     with torch.no_grad():
         expected = mini.model.get_image_features(pixel_values=pixels).pooler_output
-    assert mine.shape == (18, 128)
+    assert mine.shape == (18, mini.feature_width)
     assert (mine - torch.nn.functional.normalize(expected, dim=-1)).abs().max() < 1e-5
 
 
@@ -115,7 +115,7 @@ def test_what_was_encoded_before_an_interrupt_is_kept(mini, items, tmp_path, mon
 @pytest.mark.same_bytes
 def test_views_differ_and_come_back_the_same(some_cpu, items):
     views = view_features(some_cpu, items[:4], range(5), FeatureCache(None))
-    assert views.shape == (4, 5, 128)
+    assert views.shape == (4, 5, some_cpu.feature_width)
     assert torch.allclose(views.norm(dim=-1), torch.ones(4, 5), atol=1e-5)
     assert not torch.equal(views[:, 0], views[:, 1])
     assert torch.equal(views[:, :2], view_features(some_cpu, items[:4], range(2), FeatureCache(None)))
@@ -227,7 +227,7 @@ def test_no_image_left_is_an_error(mini):
 
 def test_no_images_at_all(mini):
     kept, found = readable_features(mini, [], FeatureCache(None))
-    assert kept == () and found.shape == (0, 128)
+    assert kept == () and found.shape == (0, mini.feature_width)
 
 
 def test_worker_processes_know_the_bound_on_pixels(mini, monkeypatch):

@@ -141,7 +141,7 @@ def test_files_of_every_kind_in_one_folder(mini, tmp_path, caplog):
     items = load_data(str(tmp_path / "photos")).splits["all"]
     kept, features = readable_features(mini, items, FeatureCache(None))
     assert {item.name for item in kept} == {"blue/0.png", "red/\\udcff.png", *(f"red/{name}" for name in good)}
-    assert features.shape == (8, 128) and "skipped 5 of 13 images" in caplog.text
+    assert features.shape == (8, mini.feature_width) and "skipped 5 of 13 images" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------ classes or splits?

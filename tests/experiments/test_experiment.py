@@ -58,7 +58,11 @@ def test_a_prompt_is_the_one_that_fit_learns(mini, splits, tmp_path):
     fitted = fit(mini, splits, QUICK, ContextSettings(4, "middle", True), shots=2, seed=3)
     assert torch.equal(load_learned(tmp_path / "cell").context, fitted.prompt.context)
     assert result.top1 == fitted.test.metrics.top1 and result.macro == fitted.test.metrics.macro
-    assert result.few_shot_sha256 == fitted.data.sha256 and result.parameters == 5 * 4 * 128 and result.train_images == 10
+    assert (
+        result.few_shot_sha256 == fitted.data.sha256
+        and result.parameters == 5 * 4 * mini.token_width
+        and result.train_images == 10
+    )
 
 
 def test_online_views_are_for_prompts(mini, splits, tmp_path):

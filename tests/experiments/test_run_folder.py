@@ -41,7 +41,7 @@ def test_run_folder_and_steps(mini, split_photos, tmp_path):
     assert json.loads((tmp_path / "run" / "fewshot.json").read_text())["train"] == [item.name for item in result.data.train]
     assert {step for step, _, _ in steps} == {"train images", "test images"}
     prompt = load_prompt(tmp_path / "run")
-    assert prompt.context.shape == (3, 2, 128)
+    assert prompt.context.shape == (3, 2, mini.token_width)
     assert prompt.training["seed"] == 3 and prompt.training["recipe"]["views"] == 2
 
 

@@ -84,7 +84,7 @@ def test_the_command(coop, photos, other, prompts, tmp_path):
 
 def test_another_model_is_refused(coop, other, prompts, tokenizer, tmp_path):
     path = tmp_path / "alien.safetensors"
-    replace(prompts[0][1], fingerprint="f" * 32, context=torch.zeros(2, 128)).save(path)
+    replace(prompts[0][1], fingerprint="f" * 32, context=torch.zeros(2, prompts[0][1].context.shape[-1])).save(path)
     failed(coop("transfer", path, other), 1, "is another model")
 
 

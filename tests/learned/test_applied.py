@@ -48,9 +48,9 @@ def test_a_prompt_of_another_model_is_refused(mini):
 
 
 def test_vectors_of_another_width_are_refused(mini):
-    with pytest.raises(CoopError, match='vectors of 8 numbers; those of "mini" have 128'):
+    with pytest.raises(CoopError, match=f'vectors of 8 numbers; those of "mini" have {mini.token_width}'):
         check_backbone(some_prompt(fingerprint=mini.fingerprint), mini)
-    with pytest.raises(CoopError, match='vectors of 4 numbers; those of "mini" have 128'):
+    with pytest.raises(CoopError, match=f'vectors of 4 numbers; those of "mini" have {mini.feature_width}'):
         check_backbone(some_head(fingerprint=mini.fingerprint), mini)
 
 

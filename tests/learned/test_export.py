@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from coopcli.clip.hf_clip import MINI_FOLDER
 from coopcli.clip.openclip import OpenClipModel
 from coopcli.clip.pixels import prepare
 from coopcli.errors import CoopError
@@ -28,7 +29,7 @@ EXAMPLE = (
 missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(missing), reason=f'needs {", ".join(missing)}: pip install "coopcli[export]"')
 
-
+SIDE = json.loads((MINI_FOLDER / "config.json").read_text())["vision_config"]["image_size"]
 NAMES = tuple(COLOURS)
 
 
@@ -61,7 +62,7 @@ def session_of(content):
 def test_probabilities_for_any_number_of_pictures(classifier, content):
     session = session_of(content)
     for n in (1, 2, 5):
-        pixels = np.random.default_rng(n).integers(0, 256, (n, 48, 48, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(n).integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
         (found,) = session.run(None, {"pixels": pixels})
         assert found.shape == (n, 3) and found.dtype == np.float32
         assert found == pytest.approx(classifier.predict_proba(pixels), abs=1e-5)
@@ -72,8 +73,8 @@ def test_metadata_are_all_it_needs_and_tell_nothing_of_this_machine(content):
     told = session_of(content).get_modelmeta().custom_metadata_map
     assert json.loads(told["class_names"]) == list(NAMES)
     assert json.loads(told["preprocessing"]) == {
-        "do_resize": True, "size": {"shortest_edge": 48}, "resample": 3,
-        "do_center_crop": True, "crop_size": {"height": 48, "width": 48},
+        "do_resize": True, "size": {"shortest_edge": SIDE}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": SIDE, "width": SIDE},
     }  # fmt: skip
     assert (told["model"], told["fingerprint"]) == ("small", "5" * 32)
     for path in (Path(export.__file__).parent, Path(torch.__file__).parent, Path.home()):
@@ -85,8 +86,8 @@ def test_metadata_are_all_it_needs_and_tell_nothing_of_this_machine(content):
 def test_the_examples_preprocessing_is_coops(mini, tmp_path_factory, width, height, seed):
     path = tmp_path_factory.mktemp("picture") / "a.png"
     write_picture(path, size=(width, height), seed=seed)
-    expected = prepare(mini.image_processor, 48, path.read_bytes(), "a.png", b"", [None])[0]
-    assert np.array_equal(EXAMPLE["pixels"](str(path), 48, 48).transpose(2, 0, 1), expected)
+    expected = prepare(mini.image_processor, SIDE, path.read_bytes(), "a.png", b"", [None])[0]
+    assert np.array_equal(EXAMPLE["pixels"](str(path), SIDE, SIDE).transpose(2, 0, 1), expected)
 
 
 def test_the_example_predicts_what_coop_predicts(classifier, content, photos, tmp_path, capsys):
@@ -106,7 +107,7 @@ def test_the_command(coop, mini, photos, tmp_path):
     told = json.loads(ran(coop("export", "run", "--output", "here/a.onnx", "--json")))
     written = (tmp_path / "here" / "a.onnx").read_bytes()
     assert told["difference"] < 1e-5 and told["bytes"] == len(written) and told["class_names"] == list(NAMES)
-    pixels = np.stack([EXAMPLE["pixels"](str(path), 48, 48) for path in sorted(photos.rglob("*.png"))])
+    pixels = np.stack([EXAMPLE["pixels"](str(path), SIDE, SIDE) for path in sorted(photos.rglob("*.png"))])
     (found,) = session_of(written).run(None, {"pixels": pixels})
     assert found == pytest.approx(Classifier(learned_prompt(mini), mini).predict_proba(pixels), abs=1e-5)
     failed(coop("export", "nowhere"), 2, "nowhere")
@@ -118,14 +119,17 @@ def test_same_classifier_same_bytes(classifier, content):
 
 def test_a_tower_of_open_clip(mini):
     """Any number of pictures, though outside of a graph it takes them in parts of equal size."""
-    visual = torch.nn.Sequential(torch.nn.Conv2d(3, 24, 8, 8), torch.nn.Flatten(), torch.nn.Linear(24 * 36, 128))
+    side = SIDE // 6
+    visual = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 24, side, side), torch.nn.Flatten(), torch.nn.Linear(24 * 36, mini.feature_width)
+    )
     clip = dataclasses.replace(mini, model=OpenClipModel(visual, mini.model, mini.model.logit_scale), fingerprint="0" * 32)
     about = dict(class_names=NAMES, folders=NAMES, model="open_clip:x/y", revision=None, training={})
-    head = Head("linear-probe", torch.randn(3, 128), fingerprint=clip.fingerprint, **about)
+    head = Head("linear-probe", torch.randn(3, mini.feature_width), fingerprint=clip.fingerprint, **about)
     classifier = Classifier(head, clip)
     session = session_of(export.onnx_bytes(classifier))
     for n in (1, 19):
-        pixels = np.random.default_rng(n).integers(0, 256, (n, 48, 48, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(n).integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
         (found,) = session.run(None, {"pixels": pixels})
         assert found == pytest.approx(classifier.predict_proba(pixels), abs=1e-5)
 

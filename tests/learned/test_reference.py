@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from coopcli import __main__
 from coopcli.clip.backbone import Backbone
+from coopcli.clip.hf_clip import MINI_FOLDER
 from coopcli.clip.prompts import ContextSettings
 from coopcli.errors import CoopError, UsageError
 from coopcli.learned.applied import learned_features
@@ -23,9 +24,10 @@ from coopcli.learned.reference import import_prompt, read_checkpoint, read_initi
 
 NAMES = ("red_star", "annual crop", "kite (bird of prey)", "sea")
 M = 5
+WIDTH = json.loads((MINI_FOLDER / "config.json").read_text())["text_config"]["hidden_size"]
 
 
-def context_of(csc=False, n_ctx=M, width=128):
+def context_of(csc=False, n_ctx=M, width=WIDTH):
     shape = (len(NAMES), n_ctx, width) if csc else (n_ctx, width)
     return 0.02 * torch.randn(shape, generator=torch.Generator().manual_seed(3))
 
@@ -236,13 +238,13 @@ def test_a_file_beyond_all_size(tmp_path):
         ({"weights": torch.zeros(2, 2)}, 'holds no "ctx"'),
         ({"ctx": "text"}, 'a str as "ctx"'),
         ({"ctx": torch.zeros(4)}, r'of shape \[4\] as "ctx"'),
-        ({"ctx": torch.zeros(0, 128)}, r"\[0, 128\]"),
-        ({"ctx": torch.zeros(4, 128, dtype=torch.int64)}, "a torch.int64"),
-        ({"ctx": torch.zeros(4, 128).to_sparse()}, "expected vectors"),
-        ({"ctx": torch.zeros(4, 128, device="meta")}, "expected vectors"),
+        ({"ctx": torch.zeros(0, WIDTH)}, rf"\[0, {WIDTH}\]"),
+        ({"ctx": torch.zeros(4, WIDTH, dtype=torch.int64)}, "a torch.int64"),
+        ({"ctx": torch.zeros(4, WIDTH).to_sparse()}, "expected vectors"),
+        ({"ctx": torch.zeros(4, WIDTH, device="meta")}, "expected vectors"),
         ({"ctx": torch.zeros(1, 1).expand(10**6, 10**6)}, "expected vectors"),
-        ({"ctx": torch.full((4, 128), torch.nan)}, "NaN or infinite"),
-        ({"ctx": torch.zeros(4, 128), "meta_net.linear1.weight": torch.zeros(1)}, r"another method.*meta_net\.linear1"),
+        ({"ctx": torch.full((4, WIDTH), torch.nan)}, "NaN or infinite"),
+        ({"ctx": torch.zeros(4, WIDTH), "meta_net.linear1.weight": torch.zeros(1)}, r"another method.*meta_net\.linear1"),
     ],
 )
 def test_what_no_prompt_learner_holds(tmp_path, content, words):
@@ -258,11 +260,11 @@ def test_what_no_prompt_learner_holds(tmp_path, content, words):
     [
         ({"token_prefix": None}, 'lacks "token_prefix" or "token_suffix"'),
         ({"token_suffix": None}, 'lacks "token_prefix" or "token_suffix"'),
-        ({"token_prefix": torch.zeros(3, 1, 128)}, "contradicts itself"),
+        ({"token_prefix": torch.zeros(3, 1, WIDTH)}, "contradicts itself"),
         ({"token_suffix": torch.zeros(4, 71, 127)}, "contradicts itself"),
-        ({"ctx": torch.zeros(3, 5, 128)}, "contradicts itself"),
+        ({"ctx": torch.zeros(3, 5, WIDTH)}, "contradicts itself"),
         ({"ctx": torch.zeros(5, 127)}, "contradicts itself"),
-        ({"ctx": torch.zeros(6, 128)}, "prompts of 78 tokens"),
+        ({"ctx": torch.zeros(6, WIDTH)}, "prompts of 78 tokens"),
     ],
 )
 def test_shapes_that_do_not_fit_together(mini, saved, changes, words):
@@ -293,10 +295,10 @@ def test_another_backbone(mini, saved, tokenizer):
         return Backbone("other", None, model, tokenizer, mini.image_processor, "f" * 32, torch.device("cpu"), "float32", 100.0)
 
     checkpoint = read_checkpoint(saved())
-    with pytest.raises(CoopError, match=r'vectors of 128 numbers.*model "other" has 64.*--model'):
+    with pytest.raises(CoopError, match=rf'vectors of {WIDTH} numbers.*model "other" has 64.*--model'):
         import_prompt(checkpoint, backbone(64), NAMES, NAMES)
     with pytest.raises(CoopError, match="the embedding of SOS differs"):
-        import_prompt(checkpoint, backbone(128), NAMES, NAMES)
+        import_prompt(checkpoint, backbone(WIDTH), NAMES, NAMES)
 
 
 # ------------------------------------------------------------------------------------------------------ to start from
@@ -310,43 +312,43 @@ def test_a_context_to_start_from(mini, saved, tmp_path, csc):
     save_file({"context": context.half()}, tmp_path / "b.safetensors")
     save(tmp_path / "c.pt", {"ctx": context})
     for name, expected in {"a.safetensors": context, "b.safetensors": context.half().float(), "c.pt": context}.items():
-        found = read_initial_context(tmp_path / name, how, len(NAMES), 128)
+        found = read_initial_context(tmp_path / name, how, len(NAMES), WIDTH)
         assert found.dtype == torch.float32 and torch.equal(found, expected)
     path = saved(csc)
-    assert torch.equal(read_initial_context(path, how, len(NAMES), 128), read_checkpoint(path).context)
+    assert torch.equal(read_initial_context(path, how, len(NAMES), WIDTH), read_checkpoint(path).context)
     import_prompt(read_checkpoint(path), mini, NAMES, NAMES).save(tmp_path / "prompt.safetensors")
-    found = read_initial_context(tmp_path / "prompt.safetensors", how, len(NAMES), 128)
+    found = read_initial_context(tmp_path / "prompt.safetensors", how, len(NAMES), WIDTH)
     assert torch.equal(found, read_checkpoint(path).context)
 
 
 @pytest.mark.parametrize(
     ("how", "n_classes", "width"),
     [
-        (ContextSettings(M + 1), 4, 128),
-        (ContextSettings(M, csc=True), 4, 128),
+        (ContextSettings(M + 1), 4, WIDTH),
+        (ContextSettings(M, csc=True), 4, WIDTH),
         (ContextSettings(M), 4, 64),
     ],
 )
 def test_a_context_of_another_shape(tmp_path, how, n_classes, width):
     save_file({"ctx": context_of()}, tmp_path / "a.safetensors")
-    with pytest.raises(UsageError, match=r"holds a context of shape \[5, 128\]; .* need \["):
+    with pytest.raises(UsageError, match=rf"holds a context of shape \[5, {WIDTH}\]; .* need \["):
         read_initial_context(tmp_path / "a.safetensors", how, n_classes, width)
 
 
 def test_a_class_specific_context_of_other_classes(tmp_path):
     save_file({"ctx": context_of(csc=True)}, tmp_path / "a.safetensors")
-    with pytest.raises(UsageError, match=r"shape \[4, 5, 128\]; .*--csc and 3 classes need \[3, 5, 128\]"):
-        read_initial_context(tmp_path / "a.safetensors", ContextSettings(M, csc=True), 3, 128)
+    with pytest.raises(UsageError, match=rf"shape \[4, 5, {WIDTH}\]; .*--csc and 3 classes need \[3, 5, {WIDTH}\]"):
+        read_initial_context(tmp_path / "a.safetensors", ContextSettings(M, csc=True), 3, WIDTH)
 
 
 def test_no_context_to_start_from(tmp_path):
     save_file({"other": context_of()}, tmp_path / "other.safetensors")
     save_file({"ctx": context_of() / 0}, tmp_path / "nan.safetensors")
-    save_file({"ctx": torch.zeros(M, 128, dtype=torch.int32)}, tmp_path / "int.safetensors")
+    save_file({"ctx": torch.zeros(M, WIDTH, dtype=torch.int32)}, tmp_path / "int.safetensors")
     (tmp_path / "damaged.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ???")
     for name in ("other", "nan", "int", "damaged", "none"):
         with pytest.raises(CoopError, match=rf"{name}\.safetensors"):
-            read_initial_context(tmp_path / f"{name}.safetensors", ContextSettings(M), 4, 128)
+            read_initial_context(tmp_path / f"{name}.safetensors", ContextSettings(M), 4, WIDTH)
 
 
 # --------------------------------------------------------------------------------------------------------- the command
@@ -373,7 +375,7 @@ def test_import_then_eval(coop, saved, photos, tmp_path):
     (tmp_path / "names.json").write_text(json.dumps(NAMES))
     command = ["import", saved(), "--classnames", "names.json", "--model", "mini"]
     code, out, err = coop(*command)
-    assert (code, out) == (0, "4 classes, 5 vectors of 128 for all classes, class name at position end\n"), err
+    assert (code, out) == (0, f"4 classes, 5 vectors of {WIDTH} for all classes, class name at position end\n"), err
     assert "prompt: model.pth.tar-3.safetensors" in err
     first = (tmp_path / "model.pth.tar-3.safetensors").read_bytes()
     code, out, err = coop(*command, "--json", "--output", "run/prompt.safetensors")

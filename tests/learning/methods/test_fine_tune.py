@@ -27,7 +27,8 @@ def task(mini, photos):
     return FewShotTask(
         mini, data.class_names, data.folders, hand_written_features(mini, ["a photo of a {}."], ["moon", "star", "ring"]),
         image_features(mini, items, cache), view_features(mini, items, range(2), cache),
-        torch.tensor([item.label for item in items]), torch.zeros(0, 128), torch.zeros(0, dtype=torch.long), items, seed=1,
+        torch.tensor([item.label for item in items]), torch.zeros(0, mini.feature_width),
+        torch.zeros(0, dtype=torch.long), items, seed=1,
     )  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def test_the_views_are_those_of_prompt_learning(task):
     batches = [[0, 3], [5, 1], [2, 4], [8, 6]]
     for view in (0, 1):
         found = list(view_pixels(task.backbone, task.train_items, batches, view))
-        assert len(found) == 4 and found[0].shape == (2, 3, 48, 48) and found[0].dtype == torch.uint8
+        assert len(found) == 4 and found[0].shape == (2, 3, *[task.backbone.image_size] * 2) and found[0].dtype == torch.uint8
         for batch, pixels in zip(batches, found, strict=True):
             assert (task.backbone.encode_images(pixels) - task.views[batch, view]).abs().max() < 1e-4
 
