@@ -43,7 +43,7 @@ def test_fingerprint_does_not_depend_on_dtype_or_run(mini):
 
 
 def test_encoding_is_normalised_float32(mini):
-    pixels = torch.randint(256, (2, 3, 48, 48), dtype=torch.uint8)
+    pixels = torch.randint(256, (2, 3, *[mini.image_size] * 2), dtype=torch.uint8)
     assert mini.encode_images(pixels).norm(dim=-1).tolist() == pytest.approx([1, 1], abs=1e-5)
     rough = load_backbone("mini", dtype="bfloat16").encode_images(pixels)
     assert rough.dtype == torch.float32
