@@ -1,7 +1,7 @@
 import numpy as np
-from captions import attribute_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mini.scene_captions import attribute_ids
 
 from coopcli.demo.drawing import ATTRIBUTES, COLOURS, NONE, random_scene, render
 

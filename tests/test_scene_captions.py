@@ -1,7 +1,7 @@
 import numpy as np
-from captions import caption
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mini.scene_captions import caption
 
 from coopcli.demo.drawing import COLOURS, random_scene
 

@@ -1,0 +1,1 @@
+"""Training of `mini`: photographs and drawings, their captions, the teacher, the student, and the loop."""
