@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,12 @@ from coopcli.clip.text_encoder import TextEncoder
 from coopcli.learned.prompt import LearnedPrompt
 
 torch.set_num_threads(1)  # the models here are too small for more
+# Started in the background (by `nohup`, or `&` in a script), pytest ignores these signals, and so would the processes that
+# tests start to see what the signals do to them.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (getattr(signal, "SIGHUP", None), signal.SIG_DFL)):
+    if _number and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

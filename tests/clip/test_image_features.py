@@ -359,7 +359,7 @@ def test_lines_of_c_libraries_do_not_reach_the_terminal(mini, tmp_path, capfd, c
     assert capfd.readouterr().err  # what libtiff says where nobody hinders it
     items = [file_item(tmp_path / "bad.tif", "bad"), file_item(tmp_path / "0.png", "0")]
     assert len(readable_features(mini, items, FeatureCache(None))[0]) == 1
-    assert capfd.readouterr().err == ""
+    assert [line for line in capfd.readouterr().err.splitlines() if not line.startswith("note: skipped 1 of 2")] == []
 
 
 @pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (3, 2), (6, 2), (8, 2), (None, 0)])
