@@ -20,9 +20,13 @@ T = TypeVar("T")
 
 
 def settings_of(context: typer.Context) -> dict[str, Any]:
-    """Name every option and argument that the command's results depend on, with its value: what settings.toml holds."""
+    """Name every option and argument that the command's results depend on, with its value: what settings.toml holds.
+
+    Paths are texts, as in the files that settings are written to.
+    """
     keys = {key_of(parameter): parameter.name for parameter in context.command.params}
-    return {key: context.params.get(name) for key, name in keys.items() if key not in PRESENTATION}
+    values = {key: context.params.get(name) for key, name in keys.items() if key not in PRESENTATION}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
 def typed(settings: type[T], context: typer.Context) -> T:

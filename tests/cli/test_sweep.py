@@ -27,24 +27,22 @@ def test_folders_of_runs(coop, photos, monkeypatch, tmp_path):
     monkeypatch.chdir(photos)
     ran(coop("fit", *QUICK, "--output", "runs/first"))
     assert json.loads(ran(coop("zeroshot", "--model", "mini", "--json")))["class_names"] == ["blue", "green", "red"]
-    grid = [
-        "--model",
-        "mini",
-        "--methods",
-        "coop",
-        "--shots",
-        "1",
-        "--seeds",
-        "1",
-        "--recipe",
-        "fast",
-        "--views",
-        "1",
-        "--no-plot",
-    ]
+    grid = ["--model", "mini", "--methods", "coop", "--shots", "1", "--seeds", "1", "--recipe", "fast", "--views", "1"]
+    grid += ["--no-plot"]
     failed(coop("sweep", *grid, "-o", "runs/first"), 2, "holds the results of coop fit; use another --output")
     ran(coop("sweep", *grid, "-o", "grid"))
     failed(coop("fit", *QUICK, "-o", "grid"), 2, "holds the results of coop sweep")
     failed(coop("predict", "grid", "red"), 2, "those of a sweep lie in its folder cells")
     (cell,) = (photos / "grid" / "cells").iterdir()
     failed(coop("report", cell), 2, "one experiment of a sweep", "grid")
+
+
+def test_a_table_of_paths_with_a_root_and_names(coop, photos, tmp_path):
+    """Options that are paths reach the result files as text."""
+    rows = [f"{name}/{k}.png,{name}" for name in ("red", "blue") for k in range(3)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    (tmp_path / "names.tsv").write_text("red\tcrimson\nblue\tnavy\n")
+    arguments = ["list.csv", "--images", photos, "--classnames", "names.tsv", "--model", "mini", "--methods", "zeroshot"]
+    written = json.loads(ran(coop("sweep", *arguments, "--no-plot", "--json", "-o", "grid")))
+    assert written["settings"]["images"] == str(photos) and written["settings"]["classnames"] == "names.tsv"
+    assert json.loads((tmp_path / "grid" / "results.json").read_text())["results"][0]["images"] == 6
