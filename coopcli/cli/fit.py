@@ -1,4 +1,7 @@
-"""`coop fit`: learn a prompt from a few labelled images."""
+"""`coop fit`: learn a prompt from a few labelled images.
+
+Longer than most modules: half of it declares the options, of which this command has the most.
+"""
 
 from __future__ import annotations
 

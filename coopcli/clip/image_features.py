@@ -1,6 +1,8 @@
 """Compute image features, encoding each image and each augmented view once and keeping it in the cache.
 
 Reading, decoding and cropping run ahead in worker processes, which deliver full batches to the image tower.
+
+Longer than most modules: reading, decoding, encoding and keeping are one pipeline, whose parts share its bounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Fit a prompt from start to end: few-shot lists -> features -> context -> accuracy."""
+"""Fit a prompt from start to end: few-shot lists -> features -> context -> accuracy.
+
+Longer than most modules, so that the whole path of a fit reads in one place.
+"""
 
 from __future__ import annotations
 
