@@ -32,7 +32,7 @@ def test_folders_of_runs(coop, photos, monkeypatch, tmp_path):
     failed(coop("sweep", *grid, "-o", "runs/first"), 2, "holds the results of coop fit; use another --output")
     ran(coop("sweep", *grid, "-o", "grid"))
     failed(coop("fit", *QUICK, "-o", "grid"), 2, "holds the results of coop sweep")
-    failed(coop("predict", "grid", "red"), 2, "those of a sweep lie in its folder cells")
+    failed(coop("predict", "grid", "red"), 2, "those of a sweep are in its folder cells")
     (cell,) = (photos / "grid" / "cells").iterdir()
     failed(coop("report", cell), 2, "one experiment of a sweep", "grid")
 
