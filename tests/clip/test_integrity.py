@@ -133,39 +133,39 @@ def test_a_tokenizer_without_merges(folder):
     tokens = json.loads((folder / "tokenizer.json").read_text())
     tokens["model"]["merges"] = []
     (folder / "tokenizer.json").write_text(json.dumps(tokens))
-    refused(folder, "has 0 merges for 834 tokens")
+    refused(folder, "has 0 merges for 4096 tokens")
 
 
 def test_a_tokenizer_with_more_tokens_than_the_tower(tmp_path, tokenizer):
     model = tiny_clip(tokenizer)
-    model.config.text_config.vocab_size = 800
-    model.text_model.embeddings.token_embedding = torch.nn.Embedding(800, 64)
+    model.config.text_config.vocab_size = 4000
+    model.text_model.embeddings.token_embedding = torch.nn.Embedding(4000, 64)
     folder_of(model, tmp_path / "small", tokenizer)
-    refused(tmp_path / "small", "has ids up to 833, the text tower 800 tokens")
+    refused(tmp_path / "small", "has ids up to 4095, the text tower 4000 tokens")
 
 
 def test_a_tokenizer_with_far_fewer_tokens_than_the_tower(tmp_path, tokenizer):
     model = tiny_clip(tokenizer)
-    model.config.text_config.vocab_size = 3000
-    model.text_model.embeddings.token_embedding = torch.nn.Embedding(3000, 64)
+    model.config.text_config.vocab_size = 9000
+    model.text_model.embeddings.token_embedding = torch.nn.Embedding(9000, 64)
     folder_of(model, tmp_path / "large", tokenizer)
-    refused(tmp_path / "large", "knows 834 of 3000 tokens")
+    refused(tmp_path / "large", "knows 4096 of 9000 tokens")
 
 
-@pytest.mark.parametrize(("eos", "pad"), [(5, 833), (832, 833), (833, 834)])
+@pytest.mark.parametrize(("eos", "pad"), [(5, 4095), (4094, 4095), (4095, 4096)])
 def test_special_ids_that_contradict_the_tokenizer(folder, eos, pad):
     change_config(folder, "text_config", eos_token_id=eos, pad_token_id=pad)
-    refused(folder, "833" if pad == 833 else "pad_token_id 834")
+    refused(folder, "4095" if pad == 4095 else "pad_token_id 4096")
 
 
 def test_the_largest_id_ends_a_prompt_in_configs_of_openai(folder, tokenizer):
     change_config(folder, "text_config", eos_token_id=2, bos_token_id=0, pad_token_id=1)
     load_backbone(str(folder))
     tokens = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text(tokens.replace("833", "5000").replace("832", "833").replace("5000", "832"))
+    (folder / "tokenizer.json").write_text(tokens.replace("4095", "5000").replace("4094", "4095").replace("5000", "4094"))
     load_backbone(str(folder))  # both special tokens are larger than all others
     swapped = json.loads(tokens)
-    text = json.dumps(swapped).replace("833", "5000").replace(": 300,", ": 833,").replace("5000", "300")
+    text = json.dumps(swapped).replace("4095", "5000").replace(": 300,", ": 4095,").replace("5000", "300")
     (folder / "tokenizer.json").write_text(text)
     refused(folder, "ends a text with id 300, and the config expects the largest id")
 
@@ -199,7 +199,7 @@ def test_features_that_are_not_finite_name_the_image(mini, photos, tmp_path, mon
         with pytest.raises(CoopError, match=rf'image "{items[3].name}" has numbers that are not finite \(2 of 18'):
             image_features(mini, items, cache)
         with pytest.raises(CoopError, match='image "4" has numbers that are not finite'):
-            mini.encode_images(torch.zeros(5, 3, 48, 48, dtype=torch.uint8))
+            mini.encode_images(torch.zeros(5, 3, *[mini.image_size] * 2, dtype=torch.uint8))
     assert cache.size()[0] == 0 and image_features(mini, items, cache).isfinite().all()
 
 
