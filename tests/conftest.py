@@ -31,6 +31,15 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (getattr(
     if _number and signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 
+
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS
+
+
+def pytest_runtest_teardown() -> None:
+    """Put back what `--max-pixels` of a command that ran in this process has set for all of it."""
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
