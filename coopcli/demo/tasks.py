@@ -52,7 +52,7 @@ def write_task(folder: Path, name: str, per_class: int, seed: tuple[int, ...], s
 def draw_demo(folder: Path, on_task: Callable[[int], None] = lambda done: None) -> None:
     """Draw every task's `folder/<task>/train`, `.../test`, and `folder/<task>-shifted` in other styles.
 
-    `on_task` is told how many tasks are done.
+    Calls `on_task` with the number of tasks done.
     """
     for done, name in enumerate(TASKS, 1):
         write_task(folder / name / "train", name, TRAIN, seed=(0,))
