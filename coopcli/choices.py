@@ -16,4 +16,5 @@ Position = Literal["end", "middle", "front"]
 Classes = Literal["all", "base", "new"]
 RecipeName = Literal["paper", "fast"]
 OnError = Literal["fail", "skip"]
+Probabilities = Literal["softmax", "sigmoid"]  # of one class among all, or of each class on its own
 Metric = Literal["euclidean", "cosine"]  # distance of a token from a vector; cosine: 1 - the cosine similarity

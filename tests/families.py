@@ -113,6 +113,8 @@ def tiny(family):
                 weight.add_(torch.randn_like(weight) * (0.3 if weight.ndim == 1 else 0.08))
         if hasattr(model, "logit_scale"):
             model.logit_scale.fill_(3.0)
+        if hasattr(model, "logit_bias"):
+            model.logit_bias.fill_(-1.5)
     return model.eval().requires_grad_(False), tokenizer, pixels
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.cells import cell_len
 
+from ..choices import Probabilities
 from . import options
 from .console import field, line, percent, print_json, printable, progress, say
 
@@ -37,6 +38,10 @@ def predict(
         float,
         typer.Option("--threshold", metavar="P", min=0, max=1, help='Say "none of these" if no class is this probable.'),
     ] = 0.0,
+    probabilities: Annotated[
+        Probabilities,
+        typer.Option("--probabilities", help="softmax: one class among all. sigmoid: each class on its own (SigLIP models)."),
+    ] = "softmax",
     classnames: options.ClassListOption = None,
     on_error: options.OnErrorOption = "skip",
     max_pixels: options.MaxPixelsOption = None,
@@ -66,8 +71,8 @@ def predict(
     """Classify images with a learned prompt.
 
     Rows come in the order of the images, as they are done; memory does not grow with their number. With --json each is
-    `{"image": ..., "class": ..., "probability": ..., "top": [{"class": ..., "probability": ...}, ...]}`, its class null
-    below the threshold. Images that cannot be read are named on stderr and left out.
+    `{"image": ..., "class": ..., "probability": ..., "top": [{"class": ..., "probability": ...}, ...], "probabilities":
+    "softmax"}`, its class null below the threshold. Images that cannot be read are named on stderr and left out.
     """
     from ..clip.pixels import allow_pixels
     from ..data.classnames import read_choices
@@ -97,7 +102,7 @@ def predict(
         items = iter(list(items))  # before any of them moves
     names = read_choices(classnames) if classnames else learned.class_names
     backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
-    classifier = Classifier(learned, backbone, names, open_cache(no_cache))
+    classifier = Classifier(learned, backbone, names, open_cache(no_cache), probabilities)
     top = min(top, len(names))
     folders = class_folders(names)
     counts: Counter[str] = Counter()
@@ -116,7 +121,13 @@ def predict(
                 if sort_into and prediction.class_name is not None:
                     sort_image(Path(prediction.image), sort_into / folders[prediction.class_name], link=link_to is not None)
                     counts[prediction.class_name] += 1
-                show = show or (_csv_printer(top) if csv else _print_json if json else _table_printer(names, top))
+                show = show or (
+                    _csv_printer(top, probabilities)
+                    if csv
+                    else _json_printer(probabilities)
+                    if json
+                    else _table_printer(names, top)
+                )
                 show(prediction)
                 sys.stdout.flush()  # rows show as they come, in a pipe too
             live.advance(bar)
@@ -137,22 +148,29 @@ def _paths_on_stdin() -> Iterator[str]:
         yield from map(os.fsdecode, sys.stdin.buffer)
 
 
-def _print_json(prediction: Prediction) -> None:
-    top = [{"class": name, "probability": round(probability, 6)} for name, probability in prediction.top]
-    best = top[0]["probability"]
-    print_json({"image": prediction.image, "class": prediction.class_name, "probability": best, "top": top}, indent=None)
+def _json_printer(probabilities: Probabilities) -> Callable[[Prediction], None]:
+    """Print one line for each image."""
+
+    def show(prediction: Prediction) -> None:
+        top = [{"class": name, "probability": round(probability, 6)} for name, probability in prediction.top]
+        row = {"image": prediction.image, "class": prediction.class_name, "probability": top[0]["probability"], "top": top}
+        print_json(row | {"probabilities": probabilities}, indent=None)
+
+    return show
 
 
-def _csv_printer(top: int) -> Callable[[Prediction], None]:
-    """Print a header, and for each image a row: image, class, probability, and with --top the pairs of all its ranks."""
+def _csv_printer(top: int, probabilities: Probabilities) -> Callable[[Prediction], None]:
+    """Print a header, and for each image a row: image, class, probability, with --top all its ranks, kind of probability."""
     rows = csv_format.writer(sys.stdout, lineterminator="\n")
     ranks = range(1, top + 1) if top > 1 else ()
-    rows.writerow(["image", "class", "probability", *(f"{what}_{rank}" for rank in ranks for what in ("class", "probability"))])
+    ranked = [f"{what}_{rank}" for rank in ranks for what in ("class", "probability")]
+    rows.writerow(["image", "class", "probability", *ranked, "probabilities"])
 
     def show(prediction: Prediction) -> None:
         pairs = [(field(name), f"{probability:.6f}") for name, probability in prediction.top]
         best = NONE if prediction.class_name is None else pairs[0][0]
-        rows.writerow([field(prediction.image), best, pairs[0][1], *(cell for pair in pairs for cell in pair if ranks)])
+        cells = [cell for pair in pairs for cell in pair if ranks]
+        rows.writerow([field(prediction.image), best, pairs[0][1], *cells, probabilities])
 
     return show
 

@@ -41,7 +41,7 @@ class Backbone:
 
     `fingerprint` identifies weights, tokenizer and preprocessing by content: equal models have equal fingerprints,
     wherever they are stored. `logit_scale` is the factor on cosine similarities, exp of the model's parameter before any
-    rounding: 100 for OpenAI's models.
+    rounding: 100 for OpenAI's models. `logit_bias` is what SigLIP adds to its logits before a sigmoid; None in other models.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Backbone:
     device: torch.device
     dtype: Dtype
     logit_scale: float
+    logit_bias: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: the text encoder, whose weights are packed for this machine, is built again on first use."""
@@ -143,9 +144,9 @@ def load_backbone(
     model = model.eval().requires_grad_(False)
     check_numbers(name, model)
     fingerprint = fingerprint_of(model, tokenizer, processor)
-    logit_scale = _logit_scale(name, model)
+    logit_scale, logit_bias = _logit_scale(name, model), _logit_bias(name, model)
     _move(model, target, dtype)
-    return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype, logit_scale)
+    return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype, logit_scale, logit_bias)
 
 
 def _logit_scale(name: str, model: torch.nn.Module) -> float:
@@ -156,6 +157,16 @@ def _logit_scale(name: str, model: torch.nn.Module) -> float:
     if not math.isfinite(scale):
         raise CoopError(f'model "{name}": its logit_scale or temperature is {parameter:g}, which makes logits infinite')
     return scale
+
+
+def _logit_bias(name: str, model: torch.nn.Module) -> float | None:
+    """The model's logit bias, or None where it has none. Raises CoopError for one that is not finite."""
+    parameter = getattr(model, "logit_bias", None)
+    if parameter is None:
+        return None
+    if not math.isfinite(bias := float(parameter)):
+        raise CoopError(f'model "{name}": its logit_bias is {bias:g}, which makes logits infinite')
+    return bias
 
 
 def _move(model: torch.nn.Module, device: torch.device, dtype: Dtype) -> None:

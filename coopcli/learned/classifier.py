@@ -8,12 +8,13 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from itertools import starmap
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..choices import Probabilities
 from ..clip.backbone import Backbone, load_backbone
 from ..clip.cache import FeatureCache
 from ..clip.image_features import stream_features
@@ -39,9 +40,11 @@ class Classifier:
     `clip` is by default the model that the file names; `class_names` are other classes than its own, which only a prompt
     without class-specific contexts knows. Each image is encoded once and its features kept in `cache`, as are the class
     features; by default in memory. It can be copied and pickled: a cache in memory is then empty again.
+    `probabilities` are "softmax", of one class among all, or "sigmoid", each class on its own: sigmoid of the logit plus
+    the model's logit bias (SigLIP, Zhai et al. 2023, Equation 1), so that any number of classes may be probable.
 
-    Raises CoopError when `clip` is another model than the one it was learned on, and for unknown classes;
-    UsageError for fewer than two classes.
+    Raises CoopError when `clip` is another model than the one it was learned on, for unknown classes, and for sigmoid with
+    a model that has no logit bias, or with a head; UsageError for fewer than two classes.
     """
 
     def __init__(
@@ -50,12 +53,15 @@ class Classifier:
         clip: Backbone | None = None,
         class_names: Sequence[str] | None = None,
         cache: FeatureCache | None = None,
+        probabilities: Probabilities = "softmax",
     ) -> None:
+        self.probabilities = probabilities
         self.learned, self.cache = learned, cache or FeatureCache(None)
         if not self.cache.path:
             self.cache.limit(MEMORY)  # or memory would grow with the number of images
         self.clip = clip or load_backbone(learned.model, learned.revision)
         check_backbone(learned, self.clip)
+        self._bias = _sigmoid_bias(learned, self.clip, probabilities)
         names = learned.class_names if class_names is None else class_names
         # Of its own classes two may have one name, as in ImageNet.
         if isinstance(names, str) or not (2 <= len(names) == len(set(names)) or tuple(names) == learned.class_names):
@@ -70,12 +76,13 @@ class Classifier:
         clip: Backbone | None = None,
         class_names: Sequence[str] | None = None,
         cache: FeatureCache | None = None,
+        probabilities: Probabilities = "softmax",
     ) -> Self:
         """Load a file or run folder that coop wrote, or user/name[@revision] from the hub.
 
         Raises UsageError for a path without such a file, CoopError for a damaged one.
         """
-        return cls(load_learned(prompt_path(os.fspath(path))), clip, class_names, cache)
+        return cls(load_learned(prompt_path(os.fspath(path))), clip, class_names, cache, probabilities)
 
     def predict(self, images: Picture | Iterable[Picture]) -> np.ndarray:
         """Predict the most probable class of each image, strings [n]. Raises CoopError for an image that cannot be read."""
@@ -101,12 +108,16 @@ class Classifier:
             raise UsageError(f"{len(predicted)} images and {len(truth)} labels; give one label for each of one or more images")
         return float((predicted == truth).mean())
 
+    def to_probabilities(self, logits: Tensor) -> Tensor:
+        """Turn logits [n, K] into the chosen kind of probabilities."""
+        return logits.softmax(dim=-1) if self._bias is None else (logits + self._bias).sigmoid()
+
     def stream(self, items: Iterable[ImageItem]) -> Generator[tuple[ImageItem, Tensor | CoopError]]:
         """Yield each image with its probabilities, float32 [K], or with the error of reading it; see `stream_features`."""
         with closing(stream_features(self.clip, items, self.cache)) as stream:
             for item, features in stream:
                 if isinstance(features, Tensor):
-                    yield item, self.head.logits(features[None]).softmax(dim=-1)[0]
+                    yield item, self.to_probabilities(self.head.logits(features[None]))[0]
                 else:
                     yield item, features
 
@@ -122,10 +133,11 @@ class Prompt(Classifier):
         clip: Backbone | None = None,
         class_names: Sequence[str] | None = None,
         cache: FeatureCache | None = None,
+        probabilities: Probabilities = "softmax",
     ) -> None:
         if isinstance(learned, Head):
             raise UsageError(f"this file holds a {learned.method} head, not a prompt; use Classifier, which takes both")
-        super().__init__(learned, clip, class_names, cache)
+        super().__init__(learned, clip, class_names, cache, probabilities)
 
     def class_features(self, class_names: Sequence[str] | None = None) -> Tensor:
         """L2-normalised float32 [K, p] for these classes, by default `classes_`: zero-shot weights of the model `clip`.
@@ -144,6 +156,19 @@ def evaluate(classifier: Classifier, dataset: DataSet, split: str | None = None)
     """
     items = dataset.select(split) if split else test_items(dataset)
     return evaluate_learned(classifier.learned, classifier.clip, dataset, items, cache=classifier.cache, on_error="fail")
+
+
+def _sigmoid_bias(learned: LearnedPrompt | Head, clip: Backbone, probabilities: str) -> float | None:
+    """What is added to logits before a sigmoid, or None for a softmax. Raises as Classifier does."""
+    if probabilities not in get_args(Probabilities):
+        raise UsageError(f'unknown probabilities "{probabilities}"; choose {" or ".join(get_args(Probabilities))}')
+    if probabilities == "softmax":
+        return None
+    if isinstance(learned, Head):
+        raise CoopError(f"a {learned.method} head gives probabilities of one class among all only; leave out sigmoid")
+    if clip.logit_bias is None:
+        raise CoopError(f'"{clip.name}" has no logit_bias, which sigmoid probabilities need; SigLIP models have one')
+    return clip.logit_bias
 
 
 def _several(images: Picture | Iterable[Picture]) -> Iterable[Picture]:

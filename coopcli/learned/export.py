@@ -32,9 +32,10 @@ class _Network(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.clip, self.head, self.weights = classifier.clip, classifier.head, classifier.clip.model
+        self.to_probabilities = classifier.to_probabilities
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.head.logits(self.clip.image_tower(pixels.permute(0, 3, 1, 2))).softmax(dim=-1)
+        return self.to_probabilities(self.head.logits(self.clip.image_tower(pixels.permute(0, 3, 1, 2))))
 
 
 def onnx_bytes(classifier: Classifier) -> bytes:

@@ -6,22 +6,27 @@ import json
 import os
 import sys
 from contextlib import closing
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 from conftest import COLOURS, failed, learned_prompt, ran, write_picture
+from families import folder_of_family
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from coopcli.clip import image_features as features
+from coopcli.clip.backbone import load_backbone
+from coopcli.clip.cache import FeatureCache
 from coopcli.clip.hf_clip import MINI_FOLDER
 from coopcli.clip.text_encoder import TextEncoder
 from coopcli.data.dataset import ImageItem
 from coopcli.errors import CoopError, UsageError
 from coopcli.learned.applied import learned_features
-from coopcli.learned.classifier import Classifier
+from coopcli.learned.classifier import Classifier, Prompt
 from coopcli.learned.head import Head
+from coopcli.learned.origin import Origin
 from coopcli.learned.predict import Prediction, find_images, predict
 from coopcli.learned.prompt import load_learned
 
@@ -30,6 +35,14 @@ from coopcli.learned.prompt import load_learned
 def run(mini, tmp_path):
     learned_prompt(mini).save(tmp_path / "run" / "prompt.safetensors")
     return tmp_path / "run"
+
+
+ORIGIN = [field.name for field in fields(Origin)]
+
+
+def items_at(items, ending):
+    (at,) = [number for number, item in enumerate(items) if item.name.endswith(ending)]
+    return at
 
 
 def names_of(items):
@@ -64,6 +77,37 @@ def test_below_the_threshold_it_is_none_of_these(mini, photos):
     for p, found in zip(best, predict(classifier, items, top=99, threshold=edge), strict=True):
         assert len(found.top) == 3
         assert found.class_name == (found.top[0][0] if p >= edge else None)
+
+
+def test_sigmoid_probabilities_are_each_classs_own(coop, photos, tmp_path):
+    """SigLIP's: sigmoid of scale * cosine + bias, from the stock model's own parameters; none of it on a CLIP or a head."""
+    clip = load_backbone(folder_of_family("siglip", tmp_path / "siglip"), device="cpu")
+    learned = learned_prompt(clip)
+    learned.save(tmp_path / "run" / "prompt.safetensors")
+    classes = learned_features(clip, learned, learned.class_names)
+    items = list(find_images([str(photos)]))
+    seen = features.image_features(clip, items, FeatureCache(None))
+    logits = seen @ classes.T * clip.model.logit_scale.exp() + clip.model.logit_bias
+    expected = 1 / (1 + np.exp(-logits.numpy()))
+    prompt = Prompt(learned, clip, probabilities="sigmoid")
+    assert prompt.predict_proba(photos / "red" / "0.png")[0] == pytest.approx(expected[items_at(items, "red/0.png")], abs=1e-5)
+    rows = ran(coop("predict", tmp_path / "run", photos, "--probabilities", "sigmoid", "--top", "3", "--json")).splitlines()
+    for line, row in zip(map(json.loads, rows), expected, strict=True):
+        assert line["probabilities"] == "sigmoid"
+        assert [rank["probability"] for rank in line["top"]] == pytest.approx(sorted(row.tolist(), reverse=True), abs=1e-5)
+        assert line["class"] == learned.class_names[row.argmax()]
+    table = csv.DictReader(io.StringIO(ran(coop("predict", tmp_path / "run", photos, "--probabilities", "sigmoid", "--csv"))))
+    assert {row["probabilities"] for row in table} == {"sigmoid"}
+    assert json.loads(ran(coop("predict", tmp_path / "run", photos / "red" / "0.png", "--json")))["probabilities"] == "softmax"
+    head = Head("linear-probe", classes, **{name: getattr(prompt.head, name) for name in ORIGIN})
+    with pytest.raises(CoopError, match="linear-probe head gives probabilities of one class among all"):
+        Classifier(head, clip, probabilities="sigmoid")
+    with pytest.raises(UsageError, match="softmax or sigmoid"):
+        Classifier(learned, clip, probabilities="other")
+
+
+def test_sigmoid_is_refused_without_a_bias(coop, run, photos):
+    failed(coop("predict", run, photos, "--probabilities", "sigmoid"), 1, '"mini" has no logit_bias', "SigLIP")
 
 
 def test_what_cannot_be_read_is_told_in_its_place(mini, photos):
@@ -143,7 +187,7 @@ def test_forms_of_output(coop, run, photos):
     lines = [json.loads(line) for line in ran(coop("predict", run, photos, "--top", "2", "--json")).splitlines()]
     assert [line["image"] for line in lines] == names_of(find_images([str(photos)]))
     for line in lines:
-        assert set(line) == {"image", "class", "probability", "top"} and len(line["top"]) == 2
+        assert set(line) == {"image", "class", "probability", "top", "probabilities"} and len(line["top"]) == 2
         assert line["top"][0] == {"class": line["class"], "probability": line["probability"]}
         assert 0 <= line["top"][1]["probability"] <= line["probability"] <= 1
 
