@@ -11,12 +11,13 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
-def pixels(path: str, shorter: int, side: int) -> np.ndarray:
-    """Resize the shorter side and crop the centre: uint8 [side, side, 3]."""
-    image = Image.open(path).convert("RGB")
+def pixels(path: str, shorter: int, side: int, turn: bool = False) -> np.ndarray:
+    """Resize the shorter side and crop the centre: uint8 [side, side, 3]; before, turn the picture by its EXIF if wanted."""
+    image = Image.open(path)
+    image = (ImageOps.exif_transpose(image) if turn else image).convert("RGB")
     width, height = image.size
     width, height = shorter * width // min(width, height), shorter * height // min(width, height)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -29,7 +30,8 @@ def main(classifier: str, *pictures: str) -> None:
     metadata = session.get_modelmeta().custom_metadata_map
     names, preprocessing = json.loads(metadata["class_names"]), json.loads(metadata["preprocessing"])
     shorter, side = preprocessing["size"]["shortest_edge"], preprocessing["crop_size"]["height"]
-    batch = np.stack([pixels(picture, shorter, side) for picture in pictures])
+    turn = json.loads(metadata.get("exif", "false"))
+    batch = np.stack([pixels(picture, shorter, side, turn) for picture in pictures])
     (probabilities,) = session.run(["probabilities"], {"pixels": batch})
     for picture, row in zip(pictures, probabilities, strict=True):
         print(f"{picture}: {names[row.argmax()]} {row.max():.1%}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -21,6 +22,7 @@ def evaluate(
     image_column: options.ImageColumnOption = None,
     label_column: options.LabelColumnOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    exif: options.SameExifOption = None,
     classes: options.ClassesOption = "all",
     split: options.SplitOption = None,
     on_error: options.OnErrorOption = "skip",
@@ -49,6 +51,8 @@ def evaluate(
     if getattr(context.get_parameter_source("data"), "name", "") == "DEFAULT":
         say("note: no DATA given; taking the images of the current folder")
     learned = load_learned(path)
+    if exif is not None:
+        learned = replace(learned, exif=exif)
     whole = typed(Source, context).load()
     dataset = half(whole, classes)
     items = pick_items(dataset, split)

@@ -117,6 +117,7 @@ def fit(
     image_column: options.ImageColumnOption = None,
     label_column: options.LabelColumnOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    exif: options.ExifOption = False,
     on_error: options.OnErrorOption = "fail",
     classes: options.ClassesOption = "all",
     device: options.DeviceOption = "auto",
@@ -180,7 +181,7 @@ def fit(
     chosen = replace(chosen, **{key: value for key, value in wanted.items() if value is not None})
     folder = output or default_folder(dataset, model, shots, seed, position, csc, classes)
     check_writable(folder)  # now, not after an hour of training
-    backbone = open_backbone(model, revision, device, dtype, pickles)
+    backbone = open_backbone(model, revision, device, dtype, pickles).with_exif(exif)
     length = context_length or (len(tokenize(backbone.tokenizer, init)) if init else 16)
     settings = ContextSettings(length, position, csc)
     start = (

@@ -105,6 +105,20 @@ MaxPixelsOption = Annotated[
         help="Refuse images with more pixels: they may be made to fill the memory.",
     ),
 ]  # fmt: skip
+ExifOption = Annotated[
+    bool,
+    typer.Option(
+        "--exif/--no-exif", rich_help_panel=IMAGES,
+        help="Turn images by their EXIF orientation, as viewers show them, or ignore it, as the reference does.",
+    ),
+]  # fmt: skip
+SameExifOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--exif/--no-exif", rich_help_panel=IMAGES, show_default="as the prompt was learned",
+        help="Turn images by their EXIF orientation, or ignore it.",
+    ),
+]  # fmt: skip
 SplitOption = Annotated[
     str | None,
     typer.Option(

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +46,7 @@ def predict(
     classnames: options.ClassListOption = None,
     on_error: options.OnErrorOption = "skip",
     max_pixels: options.MaxPixelsOption = None,
+    exif: options.SameExifOption = None,
     model: options.SameModelOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "float32",
@@ -93,6 +95,8 @@ def predict(
     if move_to and link_to:
         raise UsageError("--move-to and --link-to both say where images go; choose one")
     learned = load_learned(find_prompt(prompt, images))
+    if exif is not None:
+        learned = replace(learned, exif=exif)
     if runs := [word for word in images if is_run(Path(word))]:
         raise UsageError(f'"{runs[0]}" is a run folder, not images')
     passed_over: Counter[str] = Counter()

@@ -127,6 +127,7 @@ def sweep(
     image_column: options.ImageColumnOption = None,
     label_column: options.LabelColumnOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    exif: options.ExifOption = False,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "float32",
     jobs: Annotated[
@@ -175,7 +176,7 @@ def sweep(
         variants=variants,
     )
     n_views = options.read_views(views)
-    plan = Plan(template, tuple(read_templates(templates)), classes, device, dtype, pickles, n_views)
+    plan = Plan(template, tuple(read_templates(templates)), classes, device, dtype, pickles, n_views, exif)
     load = typed(Source, context).load
     plot = plot and can_draw()
     for method in grid.methods:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +53,7 @@ def transfer(
         typer.Option("--classnames", metavar="FILE", rich_help_panel=options.IMAGES, show_default=False,
                      help="Names for the classes, as for `coop eval`; once, or once for each DATA."),
     ] = None,
+    exif: options.SameExifOption = None,
     model: options.SameModelOption = None,
     output: Annotated[
         Path | None,
@@ -93,6 +94,8 @@ def transfer(
         raise UsageError(f"coop transfer takes prompts and data sets; there is no {what} among: {', '.join(prompts_and_data)}")
     plot = plot and can_draw()
     learned = [(Path(word), load_learned(path)) for word, path in files.items()]
+    if exif is not None:
+        learned = [(path, replace(prompt, exif=exif)) for path, prompt in learned]
     roots = _each(images, len(data), "--images", None)
     wordings = _each(template, len(data), "--template", DEFAULT_TEMPLATE)
     namings = _each(classnames, len(data), "--classnames", None)

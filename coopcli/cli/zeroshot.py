@@ -25,6 +25,7 @@ def zeroshot(
     image_column: options.ImageColumnOption = None,
     label_column: options.LabelColumnOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    exif: options.ExifOption = False,
     classes: options.ClassesOption = "all",
     split: options.SplitOption = None,
     on_error: options.OnErrorOption = "skip",
@@ -69,6 +70,7 @@ def ensemble(
     image_column: options.ImageColumnOption = None,
     label_column: options.LabelColumnOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    exif: options.ExifOption = False,
     classes: options.ClassesOption = "all",
     split: options.SplitOption = None,
     on_error: options.OnErrorOption = "skip",
@@ -107,6 +109,7 @@ class _Settings:
     dtype: Dtype
     pickles: bool
     no_cache: bool
+    exif: bool
     json: bool
 
 
@@ -125,7 +128,7 @@ def _run(command: str, templates: list[str], context: typer.Context) -> None:
     items = pick_items(dataset, settings.split)
     warn(count_traps(dataset.class_names, items))
     backbone = open_backbone(settings.model, settings.revision, settings.device, settings.dtype, settings.pickles)
-    cache = open_cache(settings.no_cache)
+    backbone, cache = backbone.with_exif(settings.exif), open_cache(settings.no_cache)
     with progress() as live:
         bars = Bars(live)
         features = hand_written_features(backbone, templates, dataset.class_names, cache, bars.counter("templates"))

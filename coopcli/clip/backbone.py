@@ -42,6 +42,7 @@ class Backbone:
     `fingerprint` identifies weights, tokenizer and preprocessing by content: equal models have equal fingerprints,
     wherever they are stored. `logit_scale` is the factor on cosine similarities, exp of the model's parameter before any
     rounding: 100 for OpenAI's models. `logit_bias` is what SigLIP adds to its logits before a sigmoid; None in other models.
+    With `exif`, images are first turned by their EXIF orientation.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Backbone:
     dtype: Dtype
     logit_scale: float
     logit_bias: float | None = None
+    exif: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: the text encoder, whose weights are packed for this machine, is built again on first use."""
@@ -64,6 +66,14 @@ class Backbone:
         """The text tower, built on first use: cached class features classify images without it."""
         with torch.inference_mode(False):  # tensors made in inference mode could not be trained through
             return TextEncoder(read_tower(self.model, self.tokenizer.pad_token_id))
+
+    def with_exif(self, exif: bool) -> Backbone:
+        """The same model, with images turned by their EXIF orientation or not."""
+        if exif == self.exif:
+            return self
+        other = Backbone.__new__(Backbone)  # `replace` would call the constructor of a CLIP, which loads a model
+        vars(other).update(vars(self) | {"exif": exif})
+        return other
 
     @property
     def model_key(self) -> str:
@@ -207,8 +217,8 @@ FINGERPRINTED = (
 class CLIP(Backbone):
     """A frozen CLIP by its name: a hub id, a local folder, `open_clip:ARCH/WEIGHTS`, or `mini`, the small embedded one.
 
-    `device` is auto, cpu or cuda; `dtype`, that of the towers, float32 or bfloat16. Raises CoopError when the model cannot
-    be loaded, as `load_backbone` does.
+    `device` is auto, cpu or cuda; `dtype`, that of the towers, float32 or bfloat16; with `exif`, images are first turned by
+    their EXIF orientation. Raises CoopError when the model cannot be loaded, as `load_backbone` does.
     """
 
     def __init__(
@@ -218,5 +228,6 @@ class CLIP(Backbone):
         device: Device = "auto",
         dtype: Dtype = "float32",
         allow_pickle: bool = False,
+        exif: bool = False,
     ) -> None:
-        super().__init__(**vars(load_backbone(name, revision, device, dtype, allow_pickle)))
+        super().__init__(**vars(load_backbone(name, revision, device, dtype, allow_pickle)) | {"exif": exif})

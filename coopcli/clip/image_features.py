@@ -34,7 +34,7 @@ from ..errors import CoopError
 from ..machine import end_with_parent
 from .backbone import IMAGE_BATCH, Backbone
 from .cache import FeatureCache
-from .pixels import DECODING, Views, is_turned, prepare
+from .pixels import DECODING, TURNS, Views, orientation, prepare
 
 BATCH = {"cpu": 32, "cuda": 256}  # images to encode at once: a multiple of IMAGE_BATCH
 AT_ONCE = 64  # images to read and look up at once; the bytes of twice as many are in memory
@@ -180,40 +180,41 @@ def _look_up(
     turned = total = 0
     for part in _parts(items):
         contents = list(readers.map(_read, part))
-        turned += sum(readers.map(is_turned, (content for content in contents if isinstance(content, bytes))))
+        are_turned = list(readers.map(_is_turned, contents))
+        turned += sum(are_turned)
         total += len(part)
         digests = list(readers.map(_digest, contents))
-        keys = [[_key(model_key, digest, view) for view in views] for digest in digests]
+        turns = [backbone.exif and is_turned for is_turned in are_turned]
+        keys = [[_key(model_key, *image, view) for view in views] for image in zip(digests, turns, strict=True)]
         known = cache.get(key for of_image in keys for key in of_image)
         images = []
-        for item, content, digest, of_image in zip(part, contents, digests, keys, strict=True):
+        for item, content, digest, turn, of_image in zip(part, contents, digests, turns, keys, strict=True):
             if isinstance(content, CoopError):
                 images.append(_Image(item, content))
             elif all(key in known for key in of_image):
                 images.append(_Image(item, torch.from_numpy(np.stack([known[key] for key in of_image]))))
             else:
-                pixels = workers.submit(prepare, process, size, content, item.name, digest, views)
+                pixels = workers.submit(prepare, process, size, content, item.name, digest, views, turn)
                 images.append(_Image(item, None, of_image, pixels))
         del contents  # free them while the images wait
         wait(before)
         before = [image.pixels for image in images if image.outcome is None]
         yield from images
     if turned:
-        _warn_once_of_turned(turned, total)
+        _warn_once_of_turned(turned, total, backbone.exif)
 
 
-_warned = threading.Event()
+_warned: set[bool] = set()
 
 
-def _warn_once_of_turned(turned: int, total: int) -> None:
+def _warn_once_of_turned(turned: int, total: int, exif: bool) -> None:
     """Warn of images that EXIF turns, the first time that there are some: each stream after it would say the same again."""
-    if not _warned.is_set():
-        _warned.set()
-        logger.warning(
-            "%d of %d images are to be turned by their EXIF orientation, which is ignored, as in the reference; "
-            "turn the pixels themselves if it matters",
-            turned, total,
+    if exif not in _warned:
+        _warned.add(exif)
+        done = "are turned by their EXIF orientation" if exif else (
+            "are to be turned by their EXIF orientation, which is ignored, as in the reference; --exif turns them"
         )  # fmt: skip
+        logger.warning("%d of %d images %s", turned, total, done)
 
 
 def _parts(items: Iterable[ImageItem]) -> Iterator[list[ImageItem]]:
@@ -239,13 +240,17 @@ def _read(item: ImageItem) -> bytes | CoopError:
         return error
 
 
+def _is_turned(content: bytes | CoopError) -> bool:
+    return not isinstance(content, CoopError) and orientation(content) in TURNS
+
+
 def _digest(content: bytes | CoopError) -> bytes:
     return hashlib.blake2b(b"" if isinstance(content, CoopError) else content, digest_size=16).digest()
 
 
-def _key(model_key: bytes, digest: bytes, view: int | None) -> bytes:
+def _key(model_key: bytes, digest: bytes, turned: bool, view: int | None) -> bytes:
     name = b"centre crop" if view is None else b"view %d" % view
-    return hashlib.blake2b(model_key + digest + name + DECODING, digest_size=16).digest()
+    return hashlib.blake2b(model_key + digest + name + DECODING + b" turned" * turned, digest_size=16).digest()
 
 
 def _encode(backbone: Backbone, images: Sequence[_Image], cache: FeatureCache) -> None:

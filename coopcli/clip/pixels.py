@@ -24,16 +24,22 @@ NARROW = 64
 
 Views = Sequence[int | None]  # numbers of augmented views, or None for the centre crop
 ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {  # by its value, how to turn an image; 1: not at all
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+WITH_EXIF = ("JPEG", "PNG", "WEBP", "AVIF")  # TIFF and HEIC are turned by what decodes them
+PNG_MARKS = (b"eXIf", b"Raw profile type exif")
 DECODING = b" decoding 2"  # to change when a file gives other pixels than before: part of the key of cached features
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
-def open_image(content: bytes, name: str) -> Image.Image:
+def open_image(content: bytes, name: str, turn: bool = False) -> Image.Image:
     """Decode an image, the first picture of an animated one, to RGB. Raises CoopError naming it.
 
     Only the formats of `data.formats` are tried, whatever the file is called. As in the reference, transparency is dropped
-    and EXIF orientation ignored. Grey values of 16 bits are scaled to 8 (Pillow would clip them at 255). More pixels than
-    twice `PIL.Image.MAX_IMAGE_PIXELS` are refused.
+    and EXIF orientation ignored, unless `turn`. Grey values of 16 bits are scaled to 8 (Pillow would clip them at 255).
+    More pixels than twice `PIL.Image.MAX_IMAGE_PIXELS` are refused.
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(content), formats=_formats())
@@ -42,7 +48,7 @@ def open_image(content: bytes, name: str) -> Image.Image:
         if image.mode not in ("I", "F"):
             picture = image.convert("RGB")
             picture.info.clear()  # a transparent colour, which Pillow leaves there, would be painted white by transformers
-            return picture
+            return picture.transpose(TURNS[turned]) if turn and (turned := orientation(content)) in TURNS else picture
         reason = "its grey values are 32-bit numbers, with no known value for white; save it with 8 or 16 bits"
     except Image.DecompressionBombError as error:
         reason = f"{str(error).partition(',')[0]}; if you trust it, raise --max-pixels"
@@ -91,14 +97,15 @@ def _is_cut(content: bytes) -> bool:
     return content.startswith(b"BM") and int.from_bytes(content[2:6], "little") > len(content)
 
 
-def is_turned(content: bytes) -> bool:
-    """Whether an image's EXIF says to show it turned or mirrored, as those of phones do. Reads the header of JPEGs alone."""
-    if not content.startswith(b"\xff\xd8") or b"Exif\0\0" not in content[: 1 << 16]:
-        return False
+def orientation(content: bytes) -> int:
+    """How EXIF says to show an image, 1 to 8, as phones write it; 1, as it lies, where it says nothing. Reads no pixels."""
+    if content.startswith(b"\x89PNG") and not any(mark in content for mark in PNG_MARKS):
+        return 1  # Pillow would decode the picture, to look for EXIF behind it
     try:
-        return Image.open(io.BytesIO(content), formats=("JPEG",)).getexif().get(ORIENTATION) in range(2, 9)
-    except Exception:  # a damaged header: decoding it will say so
-        return False
+        number = Image.open(io.BytesIO(content), formats=WITH_EXIF).getexif().get(ORIENTATION)
+    except Exception:  # another format, or a damaged header: decoding it will say so
+        return 1
+    return number if number in TURNS else 1
 
 
 def allow_pixels(most: int) -> None:
@@ -106,9 +113,14 @@ def allow_pixels(most: int) -> None:
     Image.MAX_IMAGE_PIXELS = -(-most // 2)  # Pillow warns beyond this and refuses beyond twice as many
 
 
-def prepare(process: CLIPImageProcessorPil, size: int, content: bytes, name: str, digest: bytes, views: Views) -> np.ndarray:
-    """Compute the pixels of an image's views, uint8 [views, 3, size, size], from one decoding. Raises CoopError."""
-    image = open_image(content, name)
+def prepare(
+    process: CLIPImageProcessorPil, size: int, content: bytes, name: str, digest: bytes, views: Views, turn: bool = False
+) -> np.ndarray:
+    """Compute the pixels of an image's views, uint8 [views, 3, size, size], from one decoding. Raises CoopError.
+
+    With `turn`, the image is first turned by its EXIF orientation.
+    """
+    image = open_image(content, name, turn)
     if views[0] is None:
         return centre(process, image)[None]
     pictures = [_view(image, digest, view, size) for view in views if view is not None]

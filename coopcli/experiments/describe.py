@@ -32,7 +32,7 @@ def group_key(learned: LearnedPrompt | Head) -> str:
         how: list[Any] = [learned.model, learned.method]  # a tuned encoder has a fingerprint of its own for each seed
     else:
         how = [learned.fingerprint, vars(learned.settings)]
-    return json.dumps([how, _asked(learned), learned.class_names], sort_keys=True)
+    return json.dumps([how, learned.exif, _asked(learned), learned.class_names], sort_keys=True)
 
 
 def describe(learned: LearnedPrompt | Head) -> str:
@@ -53,6 +53,7 @@ def describe(learned: LearnedPrompt | Head) -> str:
         words += [by_field[field] for field in ("csc", "init") if getattr(variant, field)]
     if training.get("classes", "all") != "all":
         words.append(f"{training['classes']} classes")
+    words += ["turned by EXIF"] * learned.exif
     return ", ".join(words)
 
 

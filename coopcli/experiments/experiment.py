@@ -55,7 +55,8 @@ class Laboratory:
         self.test_features = functools.cache(self._encode_test)
 
     def _load(self, model: str) -> Backbone:
-        return load_backbone(model, None, self.plan.device, self.plan.dtype, self.plan.allow_pickle)
+        backbone = load_backbone(model, None, self.plan.device, self.plan.dtype, self.plan.allow_pickle)
+        return backbone.with_exif(self.plan.exif)
 
     def _encode_test(self, model: str) -> Tensor:
         return image_features(self.backbone(model), self.test, self.cache)
@@ -75,7 +76,8 @@ class Laboratory:
 
     def origin(self, cell: Cell) -> Origin:
         """Digests of all that a cell learns from, and of the images that it is tested on."""
-        plan = {key: value for key, value in asdict(self.plan).items() if key not in ("device", "allow_pickle")}
+        unsaid = ("device", "allow_pickle", *["exif"] * (not self.plan.exif))  # results of before there was --exif stay
+        plan = {key: value for key, value in asdict(self.plan).items() if key not in unsaid}
         about = [asdict(cell), plan, self.backbone(cell.model).fingerprint, self.dataset.class_names]
         lists: list[Any] = []
         with suppress(CoopError):  # which doing the cell will meet again, and note

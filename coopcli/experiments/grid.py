@@ -88,7 +88,8 @@ class Grid:
 class Plan:
     """What all experiments of a grid have in common. `views` augmented views are encoded of each train image.
 
-    With 0, a prompt learns from new views in every epoch; the other methods then take as many as is usual.
+    With 0, a prompt learns from new views in every epoch; the other methods then take as many as is usual. With `exif`,
+    images are turned by their EXIF orientation.
     """
 
     template: str
@@ -98,6 +99,7 @@ class Plan:
     dtype: Dtype = "float32"
     allow_pickle: bool = False
     views: int = 16
+    exif: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,21 +73,24 @@ def transfer(
 
     Raises CoopError for a prompt that was learned on another backbone than `backbone_of` gives.
     """
-    backbones: dict[str, Backbone] = {}
+    loaded: dict[str, Backbone] = {}
+    backbones: dict[tuple[str, bool], Backbone] = {}
     for _, classifier in learned:
-        if classifier.fingerprint not in backbones:
-            backbones[classifier.fingerprint] = backbone_of(classifier)
-        check_backbone(classifier, backbones[classifier.fingerprint])
+        if classifier.fingerprint not in loaded:
+            loaded[classifier.fingerprint] = backbone_of(classifier)
+        check_backbone(classifier, loaded[classifier.fingerprint])
+        backbones[_images_of(classifier)] = loaded[classifier.fingerprint].with_exif(classifier.exif)
     sources = sources_of([classifier for _, classifier in learned], [str(path) for path, _ in learned])
-    models = [short_name(backbone.name) for backbone in backbones.values()]
+    models = [short_name(backbone.name) + ", turned by EXIF" * backbone.exif for backbone in backbones.values()]
     titles = distinct([target.dataset.name for target in targets])
     rows: list[Transfer] = []
-    for (fingerprint, backbone), model, own_name in zip(backbones.items(), models, distinct(models), strict=True):
+    for (key, backbone), model, own_name in zip(backbones.items(), models, distinct(models), strict=True):
+        fingerprint, _ = key
         of_model, by_hand = (f", {model}", f", {own_name}") if len(models) > 1 else ("", "")
         own = [
             (source + of_model, path, classifier)
             for source, (path, classifier) in zip(sources, learned, strict=True)
-            if classifier.fingerprint == fingerprint
+            if _images_of(classifier) == key
         ]
         for target, title in zip(targets, titles, strict=True):
             items = test_items(target.dataset)
@@ -111,6 +114,11 @@ def transfer(
                     row = replace(row, note=str(error))
                 rows.append(row)
     return rows
+
+
+def _images_of(classifier: LearnedPrompt | Head) -> tuple[str, bool]:
+    """What the features of its images depend on."""
+    return classifier.fingerprint, classifier.exif
 
 
 def _tested(

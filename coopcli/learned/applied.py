@@ -95,6 +95,7 @@ def as_head(
         revision=learned.revision,
         fingerprint=learned.fingerprint,
         training=learned.training,
+        exif=learned.exif,
     )
 
 
@@ -110,12 +111,14 @@ def evaluate_learned(
 ) -> Evaluation:
     """Evaluate a learned prompt or head on images of a data set, among the data's own classes.
 
-    Classes go by the names that the prompt knows them by, unless they are `renamed`: given by the user for this data.
+    Images are turned by EXIF if it was learned from turned ones. Classes go by the names that the prompt knows them by,
+    unless they are `renamed`: given by the user for this data.
     Warns of classes that differ from the prompt's and of those without images. Raises CoopError for another backbone,
     for classes that the prompt cannot know, and with `on_error` "fail" for an image that cannot be read.
     """
     cache = cache or FeatureCache(None)
     check_backbone(learned, backbone)
+    backbone = backbone.with_exif(learned.exif)
     names = dataset.class_names if renamed else classes_of(learned, dataset)
     warn([*prompt_traps(learned.class_names, names), *count_traps(names, items)])
     head = as_head(backbone, learned, names, cache)

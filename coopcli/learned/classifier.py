@@ -39,7 +39,8 @@ class Classifier:
     iterator, an array of paths, or a uint8 array [n, height, width, 3].
     `clip` is by default the model that the file names; `class_names` are other classes than its own, which only a prompt
     without class-specific contexts knows. Each image is encoded once and its features kept in `cache`, as are the class
-    features; by default in memory. It can be copied and pickled: a cache in memory is then empty again.
+    features; by default in memory. Images are turned by their EXIF orientation if it was learned from turned ones. It can
+    be copied and pickled: a cache in memory is then empty again.
     `probabilities` are "softmax", of one class among all, or "sigmoid", each class on its own: sigmoid of the logit plus
     the model's logit bias (SigLIP, Zhai et al. 2023, Equation 1), so that any number of classes may be probable.
 
@@ -59,7 +60,7 @@ class Classifier:
         self.learned, self.cache = learned, cache or FeatureCache(None)
         if not self.cache.path:
             self.cache.limit(MEMORY)  # or memory would grow with the number of images
-        self.clip = clip or load_backbone(learned.model, learned.revision)
+        self.clip = (clip or load_backbone(learned.model, learned.revision)).with_exif(learned.exif)
         check_backbone(learned, self.clip)
         self._bias = _sigmoid_bias(learned, self.clip, probabilities)
         names = learned.class_names if class_names is None else class_names

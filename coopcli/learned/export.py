@@ -42,7 +42,8 @@ def onnx_bytes(classifier: Classifier) -> bytes:
     """Make the content of an ONNX file: `pixels` uint8 [n, s, s, 3] in, `probabilities` float32 [n, K] out, for any n.
 
     Its metadata hold the class names (`class_names`, a JSON list) and how an image becomes pixels (`preprocessing`, in
-    the words of a preprocessor_config.json; what that says of rescaling and normalisation is part of the graph).
+    the words of a preprocessor_config.json; what that says of rescaling and normalisation is part of the graph), and
+    whether to turn it by its EXIF orientation before (`exif`, true or false).
     Raises CoopError where the exporter is not installed, and for an image tower beyond 2 GB.
     """
     for package in ("onnx", "onnxscript"):
@@ -75,6 +76,7 @@ def onnx_bytes(classifier: Classifier) -> bytes:
         "preprocessing": {key: settings[key] for key in PREPROCESSING_KEYS if key in settings},
         "model": clip.name,
         "fingerprint": clip.fingerprint,
+        "exif": clip.exif,
         "coop_version": __version__,
     }
     for key, value in metadata.items():

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import CoopError
 from ..files import TUNED_FOLDER, write_atomically
 from ..names import places
-from .origin import ORIGIN_CHECKS, Origin, origin_of
+from .origin import ORIGIN_CHECKS, Origin, exif_entry, origin_of
 from .safefile import Checks, Contents, TensorSpecs, content_of, is_text
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class Head(Origin):
             "own_model": self.tuned is not None,
             "revision": self.revision,
             "fingerprint": self.fingerprint,
+            **exif_entry(self),
             "bias": self.bias is not None,
             "keys": 0 if self.keys is None else len(self.keys),
             "alpha": self.alpha,

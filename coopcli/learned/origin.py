@@ -14,7 +14,8 @@ class Origin:
     """What was learned, for which classes and on which model.
 
     `class_names` enter prompts, `folders` are the data's own names of the classes. `model` and `revision` name the
-    backbone and `fingerprint` identifies it. `training` describes recipe, data and versions for the reader.
+    backbone and `fingerprint` identifies it. `training` describes recipe, data and versions for the reader. With `exif`,
+    it was learned from images turned by their EXIF orientation, and is used on such.
     """
 
     class_names: tuple[str, ...]
@@ -23,6 +24,7 @@ class Origin:
     revision: str | None
     fingerprint: str
     training: dict[str, Any]
+    exif: bool = False
 
     def check_lengths(self) -> None:
         """Raise CoopError for a name that is too long for a file."""
@@ -45,11 +47,18 @@ ORIGIN_CHECKS: Checks = {
     "fingerprint": is_text,
     "training": lambda entry: type(entry) is dict,
 }
+EXIF = "exif"  # in the header of what was learned from turned images
+
+
+def exif_entry(origin: Origin) -> dict[str, bool]:
+    """The entry of a header: none where orientation is ignored, as in the files of coop before it could turn images."""
+    return {EXIF: True} if origin.exif else {}
 
 
 def origin_of(contents: Contents) -> Origin:
     """Read these fields from a header that ORIGIN_CHECKS has passed. Raises CoopError unless names match folders."""
     entry = contents.entry
+    contents.check({EXIF: lambda entry: type(entry) is bool} if EXIF in entry else {})
     if len(entry["class_names"]) != len(entry["folders"]):
         names, folders = len(entry["class_names"]), len(entry["folders"])
         raise CoopError(f'"{contents.path}" names {names} classes and {folders} folders of them')
@@ -60,4 +69,5 @@ def origin_of(contents: Contents) -> Origin:
         revision=entry["revision"],
         fingerprint=entry["fingerprint"],
         training=entry["training"],
+        exif=entry.get(EXIF, False),
     )

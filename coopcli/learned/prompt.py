@@ -15,7 +15,7 @@ from ..clip.prompts import ContextSettings
 from ..errors import UsageError
 from ..files import PROMPT_FILE, write_atomically
 from .head import Head, head_of
-from .origin import ORIGIN_CHECKS, Origin, origin_of
+from .origin import ORIGIN_CHECKS, Origin, exif_entry, origin_of
 from .safefile import Checks, Contents, content_of, read
 
 MAX_ROWS = 512  # of a context; OpenAI's models read 77 tokens, Long-CLIP 248
@@ -35,6 +35,7 @@ class LearnedPrompt(Origin):
             "model": self.model,
             "revision": self.revision,
             "fingerprint": self.fingerprint,
+            **exif_entry(self),
             "context": asdict(self.settings),
             "class_names": self.class_names,
             "folders": self.folders,

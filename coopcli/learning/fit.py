@@ -238,6 +238,7 @@ def _prompt(backbone: Backbone, data: FewShot, how: LearningSettings, context: T
         model=backbone.name,
         revision=backbone.revision,
         fingerprint=backbone.fingerprint,
+        exif=backbone.exif,
         training={
             "data": data.dataset,
             "classes": data.classes,
@@ -276,7 +277,8 @@ def _identity(backbone: Backbone, data: FewShot, task: TrainingTask, context: Te
     digest = hashlib.sha256()
     labels = task.labels.tolist()
     for part in (
-        __version__, backbone.model_key, task.recipe, task.seed, task.class_chunk, task.prompts, labels, data.sha256
+        __version__, backbone.model_key, backbone.exif, task.recipe, task.seed, task.class_chunk, task.prompts, labels,
+        data.sha256,
     ):  # fmt: skip
         digest.update(repr(part).encode())
     digest.update(context.numpy().tobytes())

@@ -61,7 +61,7 @@ class Look:
 def look_at(run: Run, open_model: Callable[[Run], Backbone], cache: FeatureCache, on_images: OnProgress | None = None) -> Look:
     """Look up the nearest tokens and classify the test images again to find the worst mistakes; what fails becomes a note."""
     try:
-        backbone = open_model(run)
+        backbone = open_model(run).with_exif(run.prompt.exif)
         check_backbone(run.prompt, backbone)
     except CoopError as error:
         return Look(notes=(f"Nearest tokens and worst mistakes are left out: {error}",))
@@ -73,7 +73,7 @@ def look_at(run: Run, open_model: Callable[[Run], Backbone], cache: FeatureCache
     classify = as_head(backbone, run.prompt, run.prompt.class_names, cache).logits
     wrong = worst_mistakes(classify, images, torch.tensor([item.label for item in items]))
     shown = zip(wrong, classify(images[wrong[:MISTAKES]]), strict=False)
-    mistakes = tuple(_mistake(items[row], logits, run.prompt.class_names) for row, logits in shown)
+    mistakes = tuple(_mistake(items[row], logits, run.prompt.class_names, backbone.exif) for row, logits in shown)
     return Look(tokens, mistakes, len(wrong), _differences(run, len(items), 1 - len(wrong) / len(items)))
 
 
@@ -121,11 +121,11 @@ def _data_of(run: Run) -> FewShot:
     return draw_few_shot(load_data(data, images, classnames, *columns), shots, seed, classes)
 
 
-def _mistake(item: ImageItem, logits: Tensor, names: Sequence[str]) -> Mistake:
+def _mistake(item: ImageItem, logits: Tensor, names: Sequence[str], turn: bool) -> Mistake:
     probabilities = logits.softmax(dim=-1)
     best = probabilities.topk(min(3, len(names)))
     top = tuple((names[k], p) for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True))
-    return Mistake(item.name, thumbnail(item.read(), item.name), names[item.label], float(probabilities[item.label]), top)
+    return Mistake(item.name, thumbnail(item.read(), item.name, turn), names[item.label], float(probabilities[item.label]), top)
 
 
 def worst_mistakes(classify: Classify, images: Tensor, labels: Tensor) -> list[int]:
@@ -143,9 +143,9 @@ def worst_mistakes(classify: Classify, images: Tensor, labels: Tensor) -> list[i
     return [row for row in order.tolist() if wrong[row]]
 
 
-def thumbnail(content: bytes, name: str) -> str:
-    """A small JPEG of an image as a data URI. Raises CoopError when the image cannot be read."""
-    image = open_image(content, name)
+def thumbnail(content: bytes, name: str, turn: bool = False) -> str:
+    """A small JPEG of an image as a data URI, with `turn` turned by its EXIF. Raises CoopError when it cannot be read."""
+    image = open_image(content, name, turn)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return data_uri(image, "jpeg", quality=80)
 

@@ -364,7 +364,7 @@ def test_lines_of_c_libraries_do_not_reach_the_terminal(mini, tmp_path, capfd, c
 
 @pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (3, 2), (6, 2), (8, 2), (None, 0)])
 def test_images_that_exif_turns_are_counted_once(mini, tmp_path, monkeypatch, caplog, orientation, turned):
-    monkeypatch.setattr(features, "_warned", threading.Event())
+    monkeypatch.setattr(features, "_warned", set())
     exif = Image.Exif()
     if orientation:
         exif[0x0112] = orientation

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from coopcli.clip import pixels
-from coopcli.clip.pixels import NARROW, allow_pixels, middle, open_image, prepare, random_resized_crop
+from coopcli.clip.pixels import NARROW, allow_pixels, middle, open_image, orientation, prepare, random_resized_crop
 from coopcli.errors import CoopError
 
 RAMP = np.stack(np.meshgrid(np.linspace(0, 255, 30), np.linspace(255, 0, 20)), -1)
@@ -294,3 +294,34 @@ def test_random_resized_crops_cover_the_scale_and_flip_half():
         widths.append(abs(row[-1] - row[0]) / 255)
     assert 0.4 < np.mean(rises) < 0.6
     assert 0.2 < min(widths) < 0.35 and max(widths) > 0.9
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "MPO"])
+@pytest.mark.parametrize("number", [*range(1, 9), 0, 9])
+def test_exif_turns_as_pillow_does_where_it_is_asked_to(kind, number):
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    exif = Image.Exif()
+    exif[0x0112] = number
+    content = saved(Image.fromarray(RGB), kind, exif=exif)
+    asked, unasked = open_image(content, "x", turn=True), open_image(content, "x")
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
+    assert np.array_equal(np.asarray(asked), np.asarray(expected))
+    plain = Image.open(io.BytesIO(content)).convert("RGB")  # Pillow itself turns TIFF
+    assert np.array_equal(np.asarray(unasked), np.asarray(plain))
+    assert (orientation(content) > 1) == (not np.array_equal(np.asarray(asked), np.asarray(unasked)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(["JPEG", "PNG", "WEBP"]), st.integers(0, 400))
+def test_damaged_exif_never_makes_an_image_unreadable(damage, kind, place):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = bytearray(saved(Image.fromarray(RGB), kind, exif=exif))
+    at = content.find({"JPEG": b"Exif", "PNG": b"eXIf", "WEBP": b"EXIF"}[kind]) + 6
+    content[at : at + min(len(damage), 20)] = damage[:20]
+    try:
+        asis = open_image(bytes(content), "x")
+    except CoopError:
+        return
+    assert sorted(open_image(bytes(content), "x", turn=True).size) == sorted(asis.size)

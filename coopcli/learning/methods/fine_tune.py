@@ -100,7 +100,7 @@ def view_pixels(
     def pixels_of(item: ImageItem) -> np.ndarray:
         content = item.read()
         digest = blake2b(content, digest_size=16).digest()
-        return prepare(backbone.image_processor, backbone.image_size, content, item.name, digest, [view])[0]
+        return prepare(backbone.image_processor, backbone.image_size, content, item.name, digest, [view], backbone.exif)[0]
 
     with ThreadPoolExecutor() as threads:
         ahead = deque(threads.map(pixels_of, [items[i] for i in batch]) for batch in batches[:2])

@@ -55,6 +55,7 @@ class FewShotTask:
                 "model": self.backbone.name,
                 "revision": self.backbone.revision,
                 "fingerprint": self.backbone.fingerprint,
+                "exif": self.backbone.exif,
                 **more,
             },
             training={
