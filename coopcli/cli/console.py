@@ -38,6 +38,9 @@ QUIET, NORMAL, VERBOSE = range(3)
 level = NORMAL
 # Without a terminal, progress is a plain line: the first after this many seconds, then every tenth or every minute.
 FIRST_LINE, NEXT_LINE = 10, 60
+# How long a step takes is foretold, once, when this much of it has been measured and more than this is left.
+MEASURED, LONG = 5, 300
+FAST_STEPS = 200  # of --recipe fast
 STEP_EVERY = 0.5  # seconds between two looks at an epoch that is not done
 # What moves the cursor, breaks the line or turns the reading direction, and the halves of letters, which nothing prints.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
@@ -167,14 +170,15 @@ class Bars:
         """Make a callback for (done, in all) of a step."""
         return lambda done, total: self.update(step, done, total)
 
-    def update(self, step: str, done: float, total: int, note: str | None = None) -> None:
-        """Show how far a step is, with a note or else how many a second."""
+    def update(self, step: str, done: float, total: int, note: str | None = None, advice: str = "") -> None:
+        """Show how far a step is, with a note or else how many a second; say once, with the advice, if it will take long."""
         if step not in self.tasks:
             self.tasks[step] = self.live.add_task(printable(step), total=total, note="")
             self.lines[step] = Lines(step, time.monotonic(), done / max(total, 1))
         speed = self.live.tasks[self.tasks[step]].speed
         note = note if note is not None else (f"{speed:.0f}/s" if speed else "")
         self.live.update(self.tasks[step], completed=done, total=total, note=note)
+        self.lines[step].foretell(done, total, time.monotonic(), advice)
         if not talk.is_terminal:
             self.lines[step].update(done, total, time.monotonic())
 
@@ -188,15 +192,31 @@ class Bars:
         now = time.monotonic()
         if now - self.stepped >= STEP_EVERY:  # a step may take a millisecond
             self.stepped = now
-            self.update("epochs", epoch + step / steps, epochs, f"step {step} of {steps}")
+            in_all = epochs * steps
+            advice = f"; --recipe fast takes {FAST_STEPS} steps instead of {in_all}" if in_all > FAST_STEPS else ""
+            advice += "; if memory is short, add --class-chunk N"
+            self.update("epochs", epoch + step / steps, epochs, f"step {step} of {steps}", advice)
 
 
 class Lines:
-    """Progress of one step as plain lines, for a log file: none for what is soon done."""
+    """How long one step takes, and its progress as plain lines for a log file: none for what is soon done."""
 
     def __init__(self, step: str, now: float, share: float) -> None:
         self.step, self.began, self.share = step, now, share  # a resumed step begins at a share
         self.said_at, self.tenths = now, int(10 * share)
+        self.foretold = False
+
+    def foretell(self, done: float, total: int, now: float, advice: str) -> None:
+        """Say once how long the step will take, by its pace so far, if that is long."""
+        if self.foretold or now - self.began < MEASURED or (left := self.left(done, total, now)) < LONG:
+            return
+        self.foretold = True
+        say(f"note: {self.step}: about {duration(left)} to go{advice}")
+
+    def left(self, done: float, total: int, now: float) -> float:
+        """Seconds left at the pace so far; 0 where that is unknown."""
+        share = done / max(total, 1)
+        return (now - self.began) * (1 - share) / (share - self.share) if share > self.share else 0.0
 
     def update(self, done: float, total: int, now: float) -> None:
         """Say how far the step is when a tenth more is done, or a minute has passed."""
@@ -205,9 +225,8 @@ class Lines:
         if not due or now - self.began < FIRST_LINE or done >= total:
             return
         self.said_at, self.tenths = now, int(10 * share)
-        left = ""
-        if share > self.share:
-            left = f", about {duration((now - self.began) * (1 - share) / (share - self.share))} left"
+        seconds = self.left(done, total, now)
+        left = f", about {duration(seconds)} left" if seconds else ""
         say(f"{self.step}: {int(done)} of {total} ({100 * share:.0f} %){left}")
 
 

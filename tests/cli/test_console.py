@@ -51,6 +51,43 @@ def test_what_is_soon_done_says_nothing_and_quiet_says_nothing(capsys, monkeypat
     assert capsys.readouterr().err.count("images: ") == 9
 
 
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+def test_what_takes_long_is_foretold_once_with_the_way_out(capsys, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(console, "time", clock)
+    with progress() as live:
+        bars = Bars(live)
+        for step in (1, 2, 3):
+            clock.now += 14  # seconds of a step of SigLIP on a CPU
+            bars.training_step(0, 200, step, 5)
+            bars.training_step(0, 200, step, 5)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "to go" in line]
+    assert "epochs: about 3 h 53 min to go" in line
+    assert "--recipe fast takes 200 steps instead of 1000" in line and "--class-chunk" in line
+
+
+def test_what_is_short_or_just_begun_is_not_foretold(capsys, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(console, "time", clock)
+    with progress() as live:
+        bars = Bars(live)
+        for done in range(100):
+            bars.update("images", done, 100)
+            clock.now += 2.9  # 5 minutes in all, less at any time
+        clock.now = 1000.0
+        for done, now in ((0, 1000), (1, 1004)):  # slow, but too early to tell
+            clock.now = now
+            bars.update("others", done, 100000)
+    assert "to go" not in capsys.readouterr().err
+
+
 def test_training_steps_move_the_bar_within_an_epoch(capsys, monkeypatch):
     monkeypatch.setattr(console, "FIRST_LINE", 0)
     monkeypatch.setattr(console, "STEP_EVERY", 0)
