@@ -9,8 +9,8 @@ from families import FAMILIES, folder_of_family
 from hub_server import ask_only, serving
 
 from coopcli.learning.methods import METHODS
-from coopcli.names import short_name
 from coopcli.learning.recipe import Recipe
+from coopcli.names import short_name
 
 LENGTH = ["--context-length", "4"]
 

@@ -204,6 +204,8 @@ def fingerprint_of(model: CLIPModel | OpenClipModel, tokenizer: CLIPTokenizer, p
     if kind != "clip":  # saved prompts keep their fingerprints
         text = [kind, ends_of(tokenizer), tokenizer.pad_token_id, tokenizer("CAT").input_ids]
         kept |= {"text": text, "rescale_offset": settings.get("rescale_offset")}
+    if getattr(model, "fill", None) is not None:
+        kept |= {"fill": model.fill}
     digest.update(json.dumps(kept, sort_keys=True, default=lambda value: dict(value)).encode())
     return digest.hexdigest()[:32]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from .prompts import PromptTokens
 
+Pool = Literal["first", "end", "last"]
 BLOCK = 32  # rows per attention block: enough for the matrix units, few enough to waste little on masked pairs
 
 
@@ -113,12 +115,13 @@ class TokenRows:
     """Some prompts for a tower in which every token sees its whole prompt.
 
     rows [N] holds each place's token, or `-1 - j` for context row j; depth [N] its position. leaves [L] is the pooled row of
-    each distinct prompt, the `first` or the last, and leaf_of [K] the leaf of each prompt. With `length` > 0 every prompt
-    is filled to that many tokens with the id `fill`. groups lists (rows, length) of prompts of equal length, in order.
+    each distinct prompt: its `first`, its `last`, or the last before the filling, its `end`; leaf_of [K] is the leaf of
+    each prompt. With `length` > 0 every prompt is filled to that many tokens with the id `fill`. groups lists (rows, length)
+    of prompts of equal length, in order.
     """
 
     def __init__(
-        self, prompts: Sequence[PromptTokens], device: torch.device | str, first: bool, length: int = 0, fill: int = 0
+        self, prompts: Sequence[PromptTokens], device: torch.device | str, pool: Pool, length: int = 0, fill: int = 0
     ) -> None:
         distinct = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
         number = {prompt: leaf for leaf, prompt in enumerate(distinct)}
@@ -128,7 +131,9 @@ class TokenRows:
         self.n_nodes = int(ends[-1])
         self.rows = torch.tensor([token for prompt in filled for token in prompt], device=device)
         self.depth = torch.tensor([depth for count in lengths for depth in range(count)], device=device)
-        self.leaves = (ends - torch.tensor(lengths) if first else ends - 1).to(device)
+        own = torch.tensor([len(prompt) for prompt in distinct])
+        starts = ends - torch.tensor(lengths)
+        self.leaves = {"first": starts, "end": starts + own - 1, "last": ends - 1}[pool].to(device)
         self.leaf_of = torch.tensor([number[prompt] for prompt in prompts], device=device)
         self.groups = [(size * sum(1 for _ in equal), size) for size, equal in groupby(lengths)]
 

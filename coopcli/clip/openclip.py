@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 FORM = f"{OPEN_CLIP}ARCH/WEIGHTS"
 INSTALL = "pip install 'coopcli[open_clip]'"
 N_MERGES = 49_152 - 256 - 2  # merges that OpenAI's tokenizer uses; the file holds more
-PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}  # CLIP's own kind of text tower
+# CLIP's own kind of text tower; without the causal mask it is MobileCLIP's, which sees the zeros after EOS.
+PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "no_causal_mask"}
+FILL = 0
+# MetaCLIP 2 ("worldwide"): the same tower with another tokenizer, and EOS by its id.
+XLM_V = {"hf_tokenizer_name": "facebook/xlm-v-base", "pool_type": "eos", "eos_id": 2}
+INSTEAD = {"SigLIP": "google/siglip2-base-patch16-224", "worldwide": "facebook/metaclip-2-worldwide-b32"}
 
 # open_clip's names in a block of the text tower, and the stock ones.
 BLOCK_NAMES = {
@@ -41,8 +46,12 @@ logger = logging.getLogger(__name__)
 class OpenClipModel(torch.nn.Module):
     """open_clip's towers behind the attributes of a CLIPModel that coop uses."""
 
-    def __init__(self, visual: torch.nn.Module, text: CLIPTextModelWithProjection, logit_scale: Tensor) -> None:
+    def __init__(
+        self, visual: torch.nn.Module, text: CLIPTextModelWithProjection, logit_scale: Tensor, fill: int | None = None
+    ) -> None:
+        """`fill` is the id that fills every prompt where attention is not causal; None where it is."""
         super().__init__()
+        self.fill = fill
         self.visual = visual
         self.text_model, self.text_projection = text.text_model, text.text_projection
         self.logit_scale = torch.nn.Parameter(logit_scale, requires_grad=False)
@@ -96,8 +105,9 @@ def load_open_clip(name: str, allow_pickle: bool = False) -> tuple[OpenClipModel
     text = getattr(model, "text", model).state_dict()
     tower = stock_text_tower(text, config["text_cfg"]["heads"], "quick_gelu" if quick_gelu else "gelu")
     processor = _image_processor(name, model.visual.preprocess_cfg)
-    towers = OpenClipModel(model.visual, tower, model.logit_scale.detach())
-    tokenizer = openai_tokenizer()
+    fill = FILL if config["text_cfg"].get("no_causal_mask") else None
+    towers = OpenClipModel(model.visual, tower, model.logit_scale.detach(), fill)
+    tokenizer = _tokenizer(name, config["text_cfg"].get("hf_tokenizer_name"))
     check_tokenizer(name, tokenizer, tower.config.vocab_size)
     return towers, tokenizer, processor
 
@@ -135,11 +145,26 @@ def _config(open_clip: Any, name: str, arch: str) -> dict[str, Any]:
         raise UsageError(f'model "{name}": open_clip has no architecture "{arch}"{hint}')
     config: dict[str, Any] = open_clip.get_model_config(arch)
     text = config["text_cfg"]
-    if foreign := sorted(key for key in text if key not in PLAIN_TEXT and text[key]):
-        raise CoopError(
-            f"model \"{name}\" has a text tower of another kind than CLIP's ({', '.join(foreign)}); coop needs CLIP's"
-        )
+    plain = PLAIN_TEXT | (set(XLM_V) if all(text.get(key) == value for key, value in XLM_V.items()) else set())
+    if foreign := sorted(key for key in text if key not in plain and text[key]):
+        kin = [hub_id for word, hub_id in INSTEAD.items() if word in arch]
+        hint = f"; coop takes its family from the hub, such as --model {kin[0]}" if kin else "; coop needs CLIP's"
+        raise CoopError(f'model "{name}" has a text tower of another kind than CLIP\'s ({", ".join(foreign)}){hint}')
     return config
+
+
+def _tokenizer(name: str, hub_id: str | None) -> CLIPTokenizer:
+    """OpenAI's tokenizer, or that of a hub id. Raises CoopError when it is not here and cannot be fetched."""
+    if hub_id is None:
+        return openai_tokenizer()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(hub_id, trust_remote_code=False)
+    except Exception as error:  # the network's, or a package is missing
+        raise CoopError(
+            f'model "{name}" needs the tokenizer "{hub_id}", which is not on this machine and could not be fetched'
+        ) from error
 
 
 def _find(open_clip: Any, name: str, arch: str, weights: str) -> tuple[Path, dict[str, Any]]:

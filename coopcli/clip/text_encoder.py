@@ -85,8 +85,8 @@ class TextEncoder:
         if tower.causal:
             return TokenTree(prompts, device)
         if tower.fill is None:
-            return TokenRows(prompts, device, tower.pool == "first")
-        return TokenRows(prompts, device, tower.pool == "first", self.max_length, tower.fill)
+            return TokenRows(prompts, device, tower.pool)
+        return TokenRows(prompts, device, tower.pool, self.max_length, tower.fill)
 
     def _lay_out(self, prompts: Sequence[PromptTokens]) -> Layout:
         tree = self._arrange(prompts, self.token_embedding.device)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .frozen_linear import FrozenLinear
+from .layouts import Pool
 
 Map = Callable[[Tensor], Tensor]
 
@@ -41,7 +42,7 @@ class TextTower:
     """A text tower: embeddings [V, d] and [P, d], layers, and `finish`: pooled rows [n, d] -> features [n, p], not normalised.
 
     `position_rows` contains all that is added to a token embedding, such as the embedding of token type 0.
-    `pool` names the token whose row is the feature: the prompt's first, or its last (EOS, or the last filler).
+    `pool` names the token whose row is the feature: the prompt's first, its end (EOS), or the last (the last filler, if any).
     `fill` is the id that fills every prompt to all P positions, in towers that see padding; None where padding is invisible,
     so that there is none.
     """
@@ -53,7 +54,7 @@ class TextTower:
     layers: Sequence[Layer]
     finish: Map
     causal: bool = True
-    pool: Literal["first", "last"] = "last"
+    pool: Pool = "last"
     fill: int | None = None
     embed_norm: Map | None = None
 
@@ -80,8 +81,9 @@ def token_width(model: Any) -> int:
 
 
 def _clip(model: Any, pad: int | None) -> TextTower:
-    """CLIP and MetaCLIP 2: causal, EOS is pooled, nothing after it matters."""
+    """CLIP and MetaCLIP 2: causal, EOS is pooled, nothing after it matters. MobileCLIP: not causal, the filling is seen."""
     text, project = model.text_model, _linear(model.text_projection)
+    fill = getattr(model, "fill", None)
     final_norm = _norm(text.final_layer_norm)
     return TextTower(
         token_embedding=text.embeddings.token_embedding.weight,
@@ -90,6 +92,9 @@ def _clip(model: Any, pad: int | None) -> TextTower:
         feature_width=feature_width(model),
         layers=[_pre_norm_layer(layer, text.config.hidden_act == "quick_gelu") for layer in text.encoder.layers],
         finish=lambda rows: project(final_norm(rows)),
+        causal=fill is None,
+        pool="end",
+        fill=fill,
     )
 
 

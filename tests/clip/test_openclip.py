@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import failed, ran
+from families import roberta_tokenizer
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -33,10 +34,10 @@ WIDTH, HEADS, LAYERS, FEATURES = 32, 4, 2, 24
 class Layout(torch.nn.Module):
     """A model with open_clip's names for its weights and a slow forward of its own; its image tower is a small ResNet."""
 
-    def __init__(self, vocabulary, quick_gelu=False):
+    def __init__(self, vocabulary, quick_gelu=False, causal=True):
         super().__init__()
         torch.manual_seed(5)
-        self.quick_gelu = quick_gelu
+        self.quick_gelu, self.causal = quick_gelu, causal
         self.token_embedding = torch.nn.Embedding(vocabulary, WIDTH)
         self.positional_embedding = torch.nn.Parameter(torch.randn(77, WIDTH))
         self.text_projection = torch.nn.Parameter(torch.randn(WIDTH, FEATURES))
@@ -57,7 +58,13 @@ class Layout(torch.nn.Module):
         self.eval().requires_grad_(False)
 
     def text_features(self, rows):
-        """Normalised features [p] of one prompt, token vectors [n, d] from SOS to EOS: every row and head by itself."""
+        """Normalised features [p] of one prompt, token vectors [n, d] from SOS to EOS: every row and head by itself.
+
+        Without a causal mask every row sees all 77, of which those after EOS are token 0.
+        """
+        end = len(rows) - 1
+        if not self.causal:
+            rows = torch.cat([rows, self.token_embedding.weight[:1].expand(77 - len(rows), -1)])
         x = rows + self.positional_embedding[: len(rows)]
         for block in self.transformer.resblocks:
             y = F.layer_norm(x, (WIDTH,), block.ln_1.weight, block.ln_1.bias)
@@ -67,15 +74,16 @@ class Layout(torch.nn.Module):
             for i in range(len(x)):
                 heads = []
                 for start in range(0, WIDTH, size):
-                    q, k, v = (qkv[: i + 1, part + start : part + start + size] for part in (0, WIDTH, 2 * WIDTH))
-                    heads.append((k @ q[-1] / math.sqrt(size)).softmax(0) @ v)
+                    seen = i + 1 if self.causal else len(x)
+                    q, k, v = (qkv[:seen, part + start : part + start + size] for part in (0, WIDTH, 2 * WIDTH))
+                    heads.append((k @ q[i] / math.sqrt(size)).softmax(0) @ v)
                 mixed.append(torch.cat(heads))
             x = x + torch.stack(mixed) @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
             y = F.layer_norm(x, (WIDTH,), block.ln_2.weight, block.ln_2.bias)
             y = y @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias
             y = y / (1 + (-1.702 * y).exp()) if self.quick_gelu else y * (1 + (y / math.sqrt(2)).erf()) / 2
             x = x + y @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias
-        last = F.layer_norm(x[-1], (WIDTH,), self.ln_final.weight, self.ln_final.bias) @ self.text_projection
+        last = F.layer_norm(x[end], (WIDTH,), self.ln_final.weight, self.ln_final.bias) @ self.text_projection
         return last / last.norm()
 
 
@@ -119,6 +127,25 @@ def test_the_stock_tower_computes_what_the_layout_does(tokenizer, activation, po
     compare(encoder, expected, prompts, random_context(settings, len(NAMES), WIDTH, seed=3))
 
 
+@VARIANTS
+def test_without_a_causal_mask_every_place_is_seen(tokenizer, position, csc):
+    """MobileCLIP's text tower: the prompt is filled with zeros to 77, attention is unmasked, EOS is pooled."""
+    model = Layout(len(tokenizer), causal=False)
+    towers = OpenClipModel(model.visual, stock_text_tower(model.state_dict(), HEADS, "gelu"), model.logit_scale, fill=0)
+    settings = ContextSettings(5, position, csc)
+    prompts = context_prompts(tokenizer, settings, NAMES[:2])
+
+    def expected(context):
+        rows = vectors(model.token_embedding.weight, prompts, context)
+        return torch.stack([model.text_features(of_prompt) for of_prompt in rows])
+
+    context = random_context(settings, 2, WIDTH, seed=3)
+    compare(TextEncoder(towers), expected, prompts, context)
+    with torch.no_grad():
+        causal = TextEncoder(OpenClipModel(model.visual, towers, model.logit_scale)).encode(prompts, context)
+        assert (causal - expected(context)).abs().max() > 0.01
+
+
 TAG = {
     "mean": (0.5, 0.4, 0.3),
     "std": (0.2, 0.3, 0.4),
@@ -135,7 +162,10 @@ def imitation(monkeypatch, tokenizer, tmp_path):
     configs = {
         "tiny": {"text_cfg": plain}, "tiny-quickgelu": {"text_cfg": plain, "quick_gelu": True},
         "other": {"text_cfg": plain | {"no_causal_mask": True, "pool_type": "last"}},
-        "plain": {"text_cfg": plain | {"no_causal_mask": False}},
+        "plain": {"text_cfg": plain | {"no_causal_mask": False}}, "mobile": {"text_cfg": plain | {"no_causal_mask": True}},
+        "ViT-SigLIP": {"text_cfg": plain | {"pool_type": "last"}},
+        "worldwide": {"text_cfg": plain | {"pool_type": "eos", "eos_id": 2, "hf_tokenizer_name": "facebook/xlm-v-base"}},
+        "worldwide-mt5": {"text_cfg": plain | {"pool_type": "eos", "eos_id": 1, "hf_tokenizer_name": "google/mt5-base"}},
     }  # fmt: skip
     save_file(Layout(len(tokenizer)).state_dict(), tmp_path / "fetched.safetensors")
     calls = []
@@ -144,7 +174,7 @@ def imitation(monkeypatch, tokenizer, tmp_path):
         calls.append(SimpleNamespace(pretrained=pretrained, quick_gelu=quick_gelu, weights_only=weights_only))
         if b"nonsense" in Path(pretrained).read_bytes():
             raise RuntimeError("Error(s) in loading state_dict:\n\tMissing keys")
-        model = Layout(len(tokenizer), quick_gelu)
+        model = Layout(len(roberta_tokenizer() if arch == "worldwide" else tokenizer), quick_gelu, arch != "mobile")
         given = {key: value for key, value in force_preprocess_cfg.items() if value is not None}
         model.visual.preprocess_cfg = {
             "size": (40, 40), "mean": (0.1, 0.2, 0.3), "std": (1, 1, 1), "interpolation": "bicubic", "resize_mode": "shortest",
@@ -245,7 +275,9 @@ def test_a_pickle_is_not_opened_unless_allowed(imitation, weights):
         ("open_clip:tini/known", UsageError, "did you mean tiny"),
         ("open_clip:ZZ/known", UsageError, 'no architecture "ZZ"'),
         ("open_clip:tiny/unknown", UsageError, r"neither a file nor a tag .* \(known\)"),
-        ("open_clip:other/known", CoopError, r"no_causal_mask, pool_type"),
+        ("open_clip:other/known", CoopError, r"\(pool_type\); coop needs CLIP's"),
+        ("open_clip:ViT-SigLIP/known", CoopError, "--model google/siglip2-base-patch16-224"),
+        ("open_clip:worldwide-mt5/known", CoopError, "--model facebook/metaclip-2-worldwide-b32"),
     ],
 )
 def test_what_open_clip_does_not_know_is_said(imitation, name, kind, words):
@@ -253,6 +285,37 @@ def test_what_open_clip_does_not_know_is_said(imitation, name, kind, words):
         load_backbone(name)
     assert name in str(error.value) and "\n" not in str(error.value)
     assert not imitation.calls
+
+
+def test_a_tower_without_a_causal_mask_is_run_so(imitation, tokenizer):
+    clip, causal = (load_backbone(f"open_clip:{arch}/known", device="cpu") for arch in ("mobile", "tiny"))
+    assert clip.model.fill == 0 and clip.fingerprint != causal.fingerprint
+    model = Layout(len(tokenizer), quick_gelu=True, causal=False)
+    rows = model.token_embedding.weight[clip.tokenizer("a photo of a star.").input_ids]
+    features = hand_written_features(clip, ["a photo of a {}."], ["star", "heart"])
+    assert (features[0] - model.text_features(rows)).abs().max() < 1e-5
+
+
+def test_worldwide_models_take_the_tokenizer_that_they_name(imitation, monkeypatch):
+    """MetaCLIP 2: its tower is CLIP's; only the tokenizer and the ids at both ends differ."""
+    other = roberta_tokenizer()
+    monkeypatch.setattr(
+        "transformers.AutoTokenizer.from_pretrained", lambda hub_id, **_: {"facebook/xlm-v-base": other}[hub_id]
+    )
+    clip = load_backbone("open_clip:worldwide/known", device="cpu")
+    (tokens,) = context_prompts(clip.tokenizer, ContextSettings(2), ["star"])
+    assert tokens == (0, -1, -2, *other(" star.").input_ids[1:-1], 2)
+    model = Layout(len(other), quick_gelu=True)
+    rows = model.token_embedding.weight[other("a photo of a star.").input_ids]
+    features = hand_written_features(clip, ["a photo of a {}."], ["star", "heart"])
+    assert (features[0] - model.text_features(rows)).abs().max() < 1e-5
+
+    def nothing(*_, **__):
+        raise OSError("offline")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", nothing)
+    with pytest.raises(CoopError, match='needs the tokenizer "facebook/xlm-v-base", which is not on this machine'):
+        load_backbone("open_clip:worldwide/known", device="cpu")
 
 
 def test_weights_that_cannot_be_fetched_name_the_way_out(imitation):
@@ -340,6 +403,7 @@ def checkpoints(real, tmp_path_factory):
         "tiny-RN-quickgelu": {"embed_dim": 24, "vision_cfg": resnet, "text_cfg": text, "quick_gelu": True},
         "tiny-ViT": {"embed_dim": 48, "vision_cfg": transformer, "text_cfg": text},
         "tiny-ViT-quickgelu": {"embed_dim": 48, "vision_cfg": transformer, "text_cfg": text, "quick_gelu": True},
+        "tiny-mobile": {"embed_dim": 48, "vision_cfg": transformer, "text_cfg": text | {"no_causal_mask": True}},
         "tiny-custom": {"embed_dim": 48, "vision_cfg": transformer, "text_cfg": text, "custom_text": True},
     }
     for name, config in configs.items():
@@ -364,7 +428,8 @@ def checkpoints(real, tmp_path_factory):
     return made
 
 
-EVERY = pytest.mark.parametrize("arch", ["tiny-RN", "tiny-RN-quickgelu", "tiny-ViT", "tiny-ViT-quickgelu", "tiny-custom"])
+EVERY = pytest.mark.parametrize("arch", ["tiny-RN", "tiny-RN-quickgelu", "tiny-ViT", "tiny-ViT-quickgelu", "tiny-custom",
+                                           "tiny-mobile"])  # fmt: skip
 
 
 @pytest.fixture
