@@ -58,13 +58,21 @@ def learning_rates(epochs):
     return [1e-5 if e == 0 else 0.002 * (1 + math.cos(math.pi * (e - 1) / epochs)) / 2 for e in range(epochs)]
 
 
-def sgd(model, tokenizer, names, context, position, batches, rates):
-    """Train by hand: batches of (image features, labels), one rate each; momentum 0.9, weight decay 5e-4."""
+def sgd(model, tokenizer, names, context, position, batches, rates, template=None, weight=0.0):
+    """Train by hand: batches of (image features, labels), one rate each; momentum 0.9, weight decay 5e-4.
+
+    KgCoOp adds the weight times the mean squared distance to the template's features, which is 2 - 2 cosine for vectors of
+    length 1.
+    """
     context, velocity = context.clone(), None
     for (images, labels), rate in zip(batches, rates, strict=True):
         context = context.detach().requires_grad_()
-        logits = model.logit_scale.exp() * images @ text_features(model, tokenizer, names, context, position).T
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), context)
+        text = text_features(model, tokenizer, names, context, position)
+        loss = F.cross_entropy(model.logit_scale.exp() * images @ text.T, labels)
+        if template:
+            cosines = (text * template_features(model, tokenizer, template, names)).sum(-1)
+            loss = loss + weight * (2 - 2 * cosines).mean()
+        (gradient,) = torch.autograd.grad(loss, context)
         gradient = gradient + 5e-4 * context.detach()
         velocity = gradient if velocity is None else 0.9 * velocity + gradient
         context = context.detach() - rate * velocity

@@ -110,6 +110,11 @@ def fit(
                      help="Augmented views (random resized crop, flip) to encode of each image; each epoch draws one of them; "
                           "online: encode new ones in every epoch, as the reference does."),
     ] = "16",
+    keep_close: Annotated[
+        float | None,
+        typer.Option("--keep-close", metavar="WEIGHT", min=0, rich_help_panel=RECIPE, show_default="0",
+                     help="Keep the class features close to those of --template (KgCoOp; its weight is 8): new classes gain."),
+    ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
@@ -175,7 +180,7 @@ def fit(
     n_classes = len(half(dataset, classes).class_names)
     wanted: dict[str, Any] = {
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "warmup_epochs": warmup_epochs, "warmup_lr": warmup_lr,
-        "momentum": momentum, "weight_decay": weight_decay, "views": wanted_views,
+        "momentum": momentum, "weight_decay": weight_decay, "views": wanted_views, "keep_close": keep_close,
     }  # fmt: skip
     chosen = fast_recipe() if recipe == "fast" else paper_recipe(wanted_shots, n_classes)
     chosen = replace(chosen, **{key: value for key, value in wanted.items() if value is not None})
@@ -193,7 +198,7 @@ def fit(
         "shots": wanted_shots or "all", "revision": backbone.revision or revision, "context-length": settings.n_ctx,
         "epochs": chosen.epochs, "lr": chosen.lr, "batch-size": chosen.batch_size, "warmup-epochs": chosen.warmup_epochs,
         "warmup-lr": chosen.warmup_lr, "momentum": chosen.momentum, "weight-decay": chosen.weight_decay,
-        "views": chosen.views or "online", "device": backbone.device.type,
+        "views": chosen.views or "online", "keep-close": chosen.keep_close, "device": backbone.device.type,
         RESOLVED: {
             "fingerprint": backbone.fingerprint, "optimizer": chosen.optimizer,
             "reference-init-sha256": reference_init and hashlib.sha256(reference_init.read_bytes()).hexdigest(),

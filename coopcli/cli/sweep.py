@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AXES_PANEL = "Axes"
-AXES = {"methods", "shots", "seeds", "model", "context-length", "position", "csc", "init", "recipe"}  # a grid may grow by these
+AXES = {
+    "methods",
+    "shots",
+    "seeds",
+    "model",
+    "context-length",
+    "position",
+    "csc",
+    "init",
+    "recipe",
+    "keep-close",
+}  # a grid may grow by these
 YesNo = {"no": False, "yes": True}
 
 
@@ -41,6 +52,12 @@ def _count(word: str) -> int:
     if not re.fullmatch("[0-9]{1,6}", word) or int(word) < 1:
         raise ValueError(f'"{word}" is not a number from 1 to 999999')
     return int(word)
+
+
+def _weight(word: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", word):
+        raise ValueError(f'"{word}" is not a number from 0 to 999999')
+    return float(word)
 
 
 def _words(text: str) -> str:
@@ -100,6 +117,11 @@ def sweep(
     recipe: Annotated[
         str, typer.Option("--recipe", metavar="R,R", help="paper, fast.", rich_help_panel=AXES_PANEL)
     ] = "paper",
+    keep_close: Annotated[
+        str,
+        typer.Option("--keep-close", metavar="W,W,...", rich_help_panel=AXES_PANEL,
+                     help="Weights that keep the class features of `coop` close to those of --template (KgCoOp: 8)."),
+    ] = "0",
     classes: options.ClassesOption = "all",
     template: Annotated[
         str, typer.Option("--template", metavar="TEXT", help="The hand-written prompt.")
@@ -166,6 +188,7 @@ def sweep(
             _axis(csc, lambda word: YesNo[_one_of([*YesNo])(word)], "--csc"),
             [None if words == "random" else _words(words) for words in init or ["random"]],
             _axis(recipe, _one_of(get_args(RecipeName)), "--recipe"),
+            _axis(keep_close, _weight, "--keep-close"),
         )
     ]
     grid = Grid(

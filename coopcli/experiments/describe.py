@@ -47,14 +47,22 @@ def describe(learned: LearnedPrompt | Head) -> str:
         words.insert(0, learned.method)
     else:
         settings, init = learned.settings, training.get("init")
-        variant = Variant(settings.n_ctx, settings.position, settings.csc, str(init) if init else None)
+        variant = Variant(
+            settings.n_ctx, settings.position, settings.csc, str(init) if init else None, keep_close=_keep_close(training)
+        )
         by_field = variant.words()
         words += [by_field["n_ctx"], by_field["position"]]
-        words += [by_field[field] for field in ("csc", "init") if getattr(variant, field)]
+        words += [by_field[field] for field in ("csc", "init", "keep_close") if getattr(variant, field)]
     if training.get("classes", "all") != "all":
         words.append(f"{training['classes']} classes")
     words += ["turned by EXIF"] * learned.exif
     return ", ".join(words)
+
+
+def _keep_close(training: dict[str, Any]) -> float:
+    recipe = training.get("recipe")
+    weight = recipe.get("keep_close") if isinstance(recipe, dict) else None
+    return float(weight) if isinstance(weight, (int, float)) else 0.0
 
 
 def sources_of(learned: Sequence[LearnedPrompt | Head], files: Sequence[str]) -> list[str]:

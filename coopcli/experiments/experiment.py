@@ -78,7 +78,7 @@ class Laboratory:
         """Digests of all that a cell learns from, and of the images that it is tested on."""
         unsaid = ("device", "allow_pickle", *["exif"] * (not self.plan.exif))  # results of before there was --exif stay
         plan = {key: value for key, value in asdict(self.plan).items() if key not in unsaid}
-        about = [asdict(cell), plan, self.backbone(cell.model).fingerprint, self.dataset.class_names]
+        about = [cell.as_dict(), plan, self.backbone(cell.model).fingerprint, self.dataset.class_names]
         lists: list[Any] = []
         with suppress(CoopError):  # which doing the cell will meet again, and note
             if cell.shots != 0:
@@ -164,8 +164,8 @@ class Laboratory:
         words = tokenize(backbone.tokenizer, variant.init) if variant.init else []
         settings = ContextSettings(variant.n_ctx or len(words) or 16, variant.position, variant.csc)
         recipe = fast_recipe() if variant.recipe == "fast" else paper_recipe(data.shots, len(data.class_names))
-        recipe = replace(recipe, views=self.plan.views)
-        how = LearningSettings(recipe, settings, variant.init)
+        recipe = replace(recipe, views=self.plan.views, keep_close=variant.keep_close)
+        how = LearningSettings(recipe, settings, variant.init, template=self.plan.template)
         return learn_prompt(backbone, data, how, self.cache, checkpoint=checkpoint).prompt
 
     def _task(self, backbone: Backbone, data: FewShot) -> FewShotTask:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+from typing import Any
 
 from ..choices import Classes, Device, Dtype, Position
 from ..learning.methods import COOP, METHODS
@@ -25,6 +26,7 @@ class Variant:
     csc: bool = False
     init: str | None = None
     recipe: str = "paper"
+    keep_close: float = 0.0
 
     def words(self) -> dict[str, str]:
         """Each setting in words, by its field."""
@@ -34,6 +36,7 @@ class Variant:
             "csc": "class-specific" if self.csc else "unified",
             "init": f'from "{self.init}"' if self.init else "random",
             "recipe": f"{self.recipe} recipe",
+            "keep_close": f"kept close by {self.keep_close:g}" if self.keep_close else "free",
         }
 
 
@@ -47,13 +50,20 @@ class Cell:
     seed: int = 0
     variant: Variant | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """The cell for a file; keep_close only where it is used, so that results of before there was --keep-close stay."""
+        entry = asdict(self)
+        if self.variant and not self.variant.keep_close:
+            del entry["variant"]["keep_close"]
+        return entry
+
     @property
     def folder(self) -> str:
         """A name that reads well and that no other cell has."""
         words = [self.method, short_name(self.model)]
         if self.shots != 0:
             words += [f"{'all' if self.shots is None else self.shots}shots", f"seed{self.seed}"]
-        digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(self.as_dict()).encode()).hexdigest()[:8]
         return re.sub(r"[^\w.=+-]+", "-", "-".join([*words, digest]))
 
     @property

@@ -119,8 +119,11 @@ def _variant(settings: dict[str, Any]) -> str:
         bool(settings.get("csc")),
         settings.get("init"),
         settings.get("recipe", "paper"),
+        float(settings.get("keep-close") or 0),
     ).words()
-    hidden = {field for field, default in (("csc", "unified"), ("init", "random")) if words[field] == default}
+    hidden = {
+        field for field, default in (("csc", "unified"), ("init", "random"), ("keep_close", "free")) if words[field] == default
+    }
     return ", ".join(word for field, word in words.items() if field not in hidden)
 
 

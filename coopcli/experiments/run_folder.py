@@ -87,7 +87,8 @@ def _compared(settings: dict[str, Any], free: Collection[str]) -> dict[str, Any]
     resolved = settings.get(RESOLVED)
     flat = {key: value for key, value in settings.items() if key != RESOLVED}
     flat |= resolved if isinstance(resolved, dict) else {}
-    flat.setdefault("exif", False)  # runs of before there was such an option
+    flat.setdefault("exif", False)  # runs of before there were such options
+    flat.setdefault("keep-close", 0.0)
     return {key: value for key, value in flat.items() if key not in free}
 
 

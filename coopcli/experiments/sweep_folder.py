@@ -66,7 +66,11 @@ def _summary_row(entry: dict[str, Any]) -> SummaryRow:
             return None
         return Spread(checked_share(entry[name]), checked_share(entry[f"{name}_std"]), int(entry[f"{name}_seeds"]))
 
-    variant = None if entry["position"] is None else Variant(**{part.name: entry[part.name] for part in fields(Variant)})
+    variant = (
+        None
+        if entry["position"] is None
+        else Variant(**{part.name: entry[part.name] for part in fields(Variant) if part.name in entry})
+    )
     shots = None if entry["shots"] == "all" else int(entry["shots"])
     cell = Cell(str(entry["method"]), str(entry["model"]), shots, 0, variant)
     spreads = {name: spread(name) for name in ACCURACIES}
@@ -82,7 +86,7 @@ def cell_folder(folder: Path, cell: Cell) -> Path:
 
 def write_result(folder: Path, result: Result) -> None:
     """Keep the result of one experiment. Raises CoopError when it cannot be written."""
-    write_json(cell_folder(folder, result.cell) / RESULT_FILE, asdict(result))
+    write_json(cell_folder(folder, result.cell) / RESULT_FILE, asdict(result) | {"cell": result.cell.as_dict()})
 
 
 def read_result(folder: Path, cell: Cell) -> Result | None:
@@ -92,7 +96,7 @@ def read_result(folder: Path, cell: Cell) -> Result | None:
     """
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         entry = json.loads((cell_folder(folder, cell) / RESULT_FILE).read_text("utf-8"))
-        if entry.pop("cell") == json.loads(json.dumps(asdict(cell))):
+        if entry.pop("cell") == json.loads(json.dumps(cell.as_dict())):
             return _checked(Result(cell, **entry))
     return None
 

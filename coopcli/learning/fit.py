@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,7 +46,7 @@ class LearningSettings:
 
     `init` is words to start from, or a context [M, d] or [K, M, d]; None: a random context. `class_chunk` classes are encoded
     at a time (0: all; None: a number fixed by the size of the task). With `on_error` "skip", images that cannot be read are
-    left out.
+    left out. `template` is the hand-written prompt to which `recipe.keep_close` keeps the class features near.
     """
 
     recipe: Recipe
@@ -54,6 +54,7 @@ class LearningSettings:
     init: str | Tensor | None = None
     class_chunk: int | None = None
     on_error: OnError = "fail"
+    template: str = DEFAULT_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def fit(
     data = draw_few_shot(dataset, shots, seed, classes)
     names = data.class_names
     recipe = recipe or paper_recipe(shots, len(names))
-    how = LearningSettings(recipe, settings or ContextSettings(), init, class_chunk, on_error)
+    how = LearningSettings(recipe, settings or ContextSettings(), init, class_chunk, on_error, template)
     check_before_training(backbone, data, how)
     hand_written = hand_written_features(backbone, [template], names, cache)
     warn(few_images(data))
@@ -178,6 +179,7 @@ def learn_prompt(
     def online(epoch: int) -> Tensor:
         return view_features(backbone, train, [epoch], FeatureCache(None))[:, 0]
 
+    near = hand_written_features(backbone, [how.template], data.class_names, cache) if recipe.keep_close else None
     task = TrainingTask(
         prompts=prompts,
         features=drawn_views(encoded, data.seed) if encoded is not None and recipe.views else online,
@@ -186,6 +188,7 @@ def learn_prompt(
         recipe=recipe,
         seed=data.seed,
         class_chunk=encoder.fixed_chunk(prompts) if how.class_chunk is None else how.class_chunk,
+        hand_written=near,
     )
     identity = _identity(backbone, data, task, start.context, encoded if recipe.views else None)
     featured = time.perf_counter()
@@ -247,7 +250,7 @@ def _prompt(backbone: Backbone, data: FewShot, how: LearningSettings, context: T
             "init": "a given context" if isinstance(how.init, Tensor) else how.init,
             "images": len(data.train),
             "few_shot_sha256": data.sha256,
-            "recipe": asdict(how.recipe),
+            "recipe": how.recipe.as_dict() | ({"close_to": how.template} if how.recipe.keep_close else {}),
             "class_chunk": class_chunk,
             "dtype": backbone.dtype,
             "device": backbone.device.type,
@@ -283,6 +286,7 @@ def _identity(backbone: Backbone, data: FewShot, task: TrainingTask, context: Te
         digest.update(repr(part).encode())
     digest.update(context.numpy().tobytes())
     digest.update(b"" if views is None else views.numpy().tobytes())
+    digest.update(b"" if task.hand_written is None else task.hand_written.numpy().tobytes())
     return digest.hexdigest()
 
 

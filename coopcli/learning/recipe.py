@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from ..errors import UsageError
 
@@ -24,11 +24,12 @@ class Recipe:
     weight_decay: float = 5e-4
     views: int = 16  # augmented views encoded of each image, an epoch draws one of them; 0: new views in every epoch
     optimizer: Literal["sgd", "adam"] = "sgd"
+    keep_close: float = 0.0  # weight of the distance to the hand-written class features (KgCoOp, whose weight is 8)
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number out of its range, or an unknown optimizer."""
-        least = {"epochs": 1, "lr": 0, "batch_size": 0, "warmup_epochs": 0, "momentum": 0, "weight_decay": 0, "views": 0}
-        for name, smallest in least.items():
+        least = dict.fromkeys(("lr", "batch_size", "warmup_epochs", "momentum", "weight_decay", "views", "keep_close"), 0)
+        for name, smallest in {"epochs": 1, **least}.items():
             if not smallest <= getattr(self, name) <= LARGEST:  # False for NaN
                 raise UsageError(
                     f"{name} of a recipe must be {smallest} to {LARGEST:,}, not {brief_number(getattr(self, name))}"
@@ -37,6 +38,10 @@ class Recipe:
             raise UsageError(f"warmup_lr of a recipe must be 0 to {LARGEST:,}, not {brief_number(self.warmup_lr)}")
         if self.optimizer not in ("sgd", "adam"):
             raise UsageError(f'unknown optimizer "{self.optimizer}"; choose sgd or adam')
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers for a file; keep_close only where it is used, so that files of other recipes stay what they were."""
+        return {name: value for name, value in asdict(self).items() if name != "keep_close" or value}
 
 
 def brief_number(value: float) -> str:

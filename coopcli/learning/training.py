@@ -41,6 +41,7 @@ class TrainingTask:
 
     `features` gives an epoch's image features, L2-normalised [n, p]; `labels` [n] are in 0..K-1 for K prompts. Prompts are
     encoded `class_chunk` at a time (0: all), and gradients are summed over these chunks from the last to the first.
+    `hand_written` are L2-normalised class features [K, p] to which `recipe.keep_close` keeps the learned ones near.
     """
 
     prompts: Sequence[PromptTokens]
@@ -50,6 +51,7 @@ class TrainingTask:
     recipe: Recipe
     seed: int
     class_chunk: int = 0
+    hand_written: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def train_context(
     # What a step reads and writes stays in place, so that on a GPU it can be recorded once and replayed.
     images = torch.empty(n_images, encoder.feature_width, device=device)
     labels = labels.to(device)
+    hand_written = None if task.hand_written is None else task.hand_written.to(device)
     order = torch.zeros(n_batches, batch_size, dtype=torch.long, device=device)
     batch_number = torch.zeros(1, dtype=torch.long, device=device)
     losses, accuracies = torch.zeros(2, n_batches, device=device)
@@ -149,6 +152,8 @@ def train_context(
         text = encoder.encode_layouts(layouts, learned, recompute)
         logits = task.logit_scale * images[batch] @ text.T
         loss = F.cross_entropy(logits, labels[batch])
+        if hand_written is not None:  # KgCoOp (Yao et al., CVPR 2023), Equations 5 and 6
+            loss = loss + recipe.keep_close * (text - hand_written).square().sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -46,3 +46,28 @@ def test_a_table_of_paths_with_a_root_and_names(coop, photos, tmp_path):
     written = json.loads(ran(coop("sweep", *arguments, "--no-plot", "--json", "-o", "grid")))
     assert written["settings"]["images"] == str(photos) and written["settings"]["classnames"] == "names.tsv"
     assert json.loads((tmp_path / "grid" / "results.json").read_text())["results"][0]["images"] == 6
+
+
+def test_keep_close_is_an_axis(coop, split_photos):
+    """A grid grows by it, keeps what it had, and names the two in its table."""
+    grid = [
+        "--model",
+        "mini",
+        "--methods",
+        "coop",
+        "--shots",
+        "1",
+        "--seeds",
+        "1",
+        "--recipe",
+        "fast",
+        "--views",
+        "2",
+        "-o",
+        "grid",
+    ]
+    first = json.loads(ran(coop("sweep", split_photos, *grid, "--no-plot", "--json")))["results"]
+    more = json.loads(ran(coop("sweep", split_photos, *grid, "--no-plot", "--keep-close", "0,8", "--json")))["results"]
+    assert [row["keep_close"] for row in more] == [0, 8] and more[0]["seconds"] == first[0]["seconds"]
+    assert "kept close by 8" in ran(coop("sweep", split_photos, *grid, "--no-plot", "--keep-close", "0,8"))
+    failed(coop("sweep", split_photos, *grid, "--keep-close", "much"), 2, '"much" is not a number')

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from coopcli.clip.cache import FeatureCache
+from coopcli.clip.class_features import hand_written_features
 from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError, UsageError
+from coopcli.learned.applied import learned_features
 from coopcli.learning import fit as fitting
 from coopcli.learning.fit import Watch, fit
 from coopcli.learning.recipe import Recipe
@@ -175,3 +177,21 @@ def test_same_seed_same_bytes(mini, photos, tmp_path):
     fit(mini, data, QUICK, shots=2, seed=2).prompt.save(tmp_path / "other")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
     assert (tmp_path / "a").read_bytes() != (tmp_path / "other").read_bytes()
+
+
+def test_kept_close_to_the_template_it_is_told(mini, photos):
+    """The distance falls with the weight, to the template of the fit; the file says so, and only then."""
+    data, template = load_data(str(photos)), "art of the {}."
+
+    def fitted(weight):
+        recipe = replace(QUICK, epochs=8, lr=0.02, keep_close=weight)
+        return fit(mini, data, recipe, ContextSettings(4), shots=4, template=template).prompt
+
+    near = hand_written_features(mini, [template], data.class_names)
+    free, close = fitted(0.0), fitted(100.0)
+    distances = [
+        float((learned_features(mini, prompt, data.class_names) - near).norm(dim=1).mean()) for prompt in (free, close)
+    ]
+    assert distances[1] < 0.8 * distances[0]
+    assert close.training["recipe"]["keep_close"] == 100 and close.training["recipe"]["close_to"] == template
+    assert not {"keep_close", "close_to"} & set(free.training["recipe"])

@@ -34,6 +34,27 @@ def test_three_steps_agree_with_sgd_by_hand(tiny_model, tiny_encoder, tokenizer,
     assert float(((learned - start) - (expected - start)).norm() / (expected - start).norm()) < 1e-4
 
 
+@pytest.mark.parametrize(("position", "csc"), [("end", False), ("middle", True)])
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_kept_close_agrees_with_sgd_by_hand(tiny_model, tiny_encoder, tokenizer, position, csc, chunk):
+    """KgCoOp: cross-entropy and the distance to the hand-written class features, which are those of the stock tower."""
+    how = ContextSettings(4, position, csc)
+    start = random_context(how, len(NAMES), tiny_encoder.width, seed=2)
+    features, labels = some_features(6), torch.tensor([0, 1, 2, 2, 1, 0])
+    scale, prompts = float(tiny_model.logit_scale.exp()), context_prompts(tokenizer, how, NAMES)
+    recipe = Recipe(epochs=3, batch_size=32, keep_close=8.0)
+    near = oracle.template_features(tiny_model, tokenizer, "a photo of a {}.", NAMES)
+    task = TrainingTask(prompts, drawn_views(features, 1), labels, scale, recipe, 1, chunk, near)
+    learned = train_context(tiny_encoder, task, TrainingState(start)).context
+    batches, rates = [(features[:, 0], labels)] * 3, oracle.learning_rates(3)
+    moved = []
+    for weight in (8.0, 4.0):
+        end = oracle.sgd(tiny_model, tokenizer, NAMES, start, position, batches, rates, "a photo of a {}.", weight)
+        moved.append(end - start)
+    assert float(((learned - start) - moved[0]).norm() / moved[0].norm()) < 1e-4
+    assert float(((learned - start) - moved[1]).norm() / moved[1].norm()) > 1e-2
+
+
 def test_adam_over_all_images_agrees_with_adam_by_hand(tiny_model, tiny_encoder, tokenizer):
     how, labels = ContextSettings(4), torch.tensor([0, 1, 2, 2, 1, 0])
     start, features = random_context(how, len(NAMES), tiny_encoder.width, seed=2), some_features(6)[:, 0]

@@ -9,7 +9,6 @@ EuroSAT and the demo tasks. For the matrix, 0.002 was the best of 2e-4 to 0.2 on
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
@@ -45,5 +44,5 @@ def _learn(task: FewShotTask, method: str, trains: str, start: Tensor, tuned: Ca
     recipe, scale = paper_recipe(int(task.counts.max()), len(task.class_names)), task.backbone.logit_scale
     learned = torch.nn.Parameter(start)
     descend_as_paper(task, lambda images: scale * images @ tuned(task.text, learned).T, learned, recipe)
-    training = {"trains": trains, "recipe": asdict(recipe)}
+    training = {"trains": trains, "recipe": recipe.as_dict()}
     return task.head(method, scale * tuned(task.text, learned), learned.numel(), training)
