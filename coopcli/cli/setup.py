@@ -60,12 +60,16 @@ class Source:
     max_pixels: int | None
 
     def load(self) -> DataSet:
+        """List the images, and say what was read."""
+        dataset = self.read()
+        say(f"data: {describe(dataset)}")
+        return dataset
+
+    def read(self) -> DataSet:
         """List the images; from here on, an image may have `max_pixels`."""
         if self.max_pixels:
             allow_pixels(self.max_pixels)
-        dataset = load_data(self.data, self.images, self.classnames, self.image_column, self.label_column)
-        say(f"data: {describe(dataset)}")
-        return dataset
+        return load_data(self.data, self.images, self.classnames, self.image_column, self.label_column)
 
 
 def can_draw() -> bool:

@@ -200,11 +200,11 @@ def sweep(
     )
     n_views = options.read_views(views)
     plan = Plan(template, tuple(read_templates(templates)), classes, device, dtype, pickles, n_views, exif)
-    load = typed(Source, context).load
+    source = typed(Source, context)
     plot = plot and can_draw()
     for method in grid.methods:
         METHODS[method].check_package()
-    dataset = load()
+    dataset = source.load()
     of_half = "" if classes == "all" else f"-{classes}"
     folder = output or Path(options.RUNS_FOLDER) / f"sweep-{Path(dataset.name).name}{of_half}"
     settings = settings_of(context) | {"views": n_views or "online"}
@@ -224,7 +224,7 @@ def sweep(
             count(len(done), len(cells))
 
         kept_in = Path(temporary) if no_cache else default_cache_folder()
-        results = run_sweep(dataset, load, plan, cells, folder, kept_in, jobs, bars.update, on_result)
+        results = run_sweep(dataset, source.read, plan, cells, folder, kept_in, jobs, bars.update, on_result)
     written = write_results(folder, dataset.name, settings, results, plot)
     if json:
         print_json({"command": "sweep", **written})

@@ -288,7 +288,7 @@ def is_running(pid):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads decode")
 @pytest.mark.parametrize(
     ("thread", "death"),
-    [("main", signal.SIGKILL), ("main", signal.SIGTERM), ("main", signal.SIGHUP), ("another", signal.SIGKILL)],
+    [("main", signal.SIGKILL), ("another", signal.SIGKILL)],  # other signals: tests/cli/test_signals.py
 )
 def test_workers_end_with_their_parent_however_it_ends(mini, monkeypatch, thread, death):
     monkeypatch.setattr(features, "prepare", busy)
