@@ -9,16 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager, suppress
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -28,12 +22,11 @@ from torch import Tensor
 
 from ..choices import OnError
 from ..data.dataset import MOST_BYTES
-from ..data.formats import ENDINGS
 from ..data.load import ImageItem
 from ..errors import CoopError
-from ..machine import end_with_parent
 from .backbone import IMAGE_BATCH, Backbone
 from .cache import FeatureCache
+from .decoders import Submit, cores, decoders
 from .pixels import DECODING, TURNS, Views, orientation, prepare
 
 BATCH = {"cpu": 32, "cuda": 256}  # images to encode at once: a multiple of IMAGE_BATCH
@@ -42,8 +35,6 @@ BYTES_AT_ONCE = 128 << 20  # of those images' files, so that large files are rea
 READ_AHEAD = 128  # images whose bytes or pixels are in memory, beyond a batch
 FINISHED = 4096  # features that may wait for an earlier image
 WORTH_PROCESSES = 64  # with fewer images, threads finish before processes would have started
-
-TALKATIVE = frozenset(ENDINGS["TIFF"] + ENDINGS["JPEG2000"])  # decoded by libraries that write to stderr
 
 Outcome = tuple[ImageItem, Tensor | CoopError]  # an image with its features, or with the reason why it has none
 OnProgress = Callable[[int, int], None]  # (images done, images in all)
@@ -149,11 +140,12 @@ class _Image:
 def _stream(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache, views: Views) -> Generator[Outcome]:
     items = iter(items)
     first = list(islice(items, WORTH_PROCESSES))
+    many = len(first) >= WORTH_PROCESSES
     batch = max(1, BATCH[backbone.device.type] // len(views))
     queue: deque[_Image] = deque()  # in order; the first has no outcome yet
     unknown: deque[_Image] = deque()  # the images in the queue without outcome
-    with _workers(first) as workers, ThreadPoolExecutor(_cores()) as readers:
-        images = _look_up(backbone, chain(first, items), views, cache, workers, readers)
+    with decoders(many) as submit, ThreadPoolExecutor(cores()) as readers:
+        images = _look_up(backbone, chain(first, items), views, cache, submit, readers)
         while (image := next(images, None)) or unknown:
             if image:
                 queue.append(image)
@@ -170,7 +162,7 @@ def _look_up(
     items: Iterator[ImageItem],
     views: Views,
     cache: FeatureCache,
-    workers: Executor,
+    submit: Submit,
     readers: Executor,
 ) -> Iterator[_Image]:
     """Yield each image with its cached features, or else with its pixels, which a worker begins to prepare."""
@@ -194,7 +186,7 @@ def _look_up(
             elif all(key in known for key in of_image):
                 images.append(_Image(item, torch.from_numpy(np.stack([known[key] for key in of_image]))))
             else:
-                pixels = workers.submit(prepare, process, size, content, item.name, digest, views, turn)
+                pixels = submit(content, prepare, process, size, content, item.name, digest, views, turn)
                 images.append(_Image(item, None, of_image, pixels))
         del contents  # free them while the images wait
         wait(before)
@@ -277,36 +269,3 @@ def _encode(backbone: Backbone, images: Sequence[_Image], cache: FeatureCache) -
     cache.put(dict(zip(keys, features.flatten(0, 1).numpy(), strict=True)))
     for image, of_image in zip(whole, features, strict=True):
         image.outcome = of_image
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _workers(first: Sequence[ImageItem]) -> Iterator[Executor]:
-    """Start processes to decode in, where that is quick (fork on Linux); else threads: Pillow mostly releases the GIL."""
-    executor: Executor | None = None
-    talk = any(item.path and item.path.suffix.lower() in TALKATIVE for item in first)
-    in_pool = multiprocessing.current_process().daemon  # a multiprocessing.Pool allows its workers no processes
-    if (len(first) >= WORTH_PROCESSES or talk) and sys.platform == "linux" and not in_pool:
-        by_main_thread = threading.current_thread() is threading.main_thread()
-        with suppress(OSError, ImportError):  # no semaphores: /dev/shm is missing or read-only
-            executor = ProcessPoolExecutor(
-                _cores(), multiprocessing.get_context("fork"), initializer=_begin_worker, initargs=(os.getpid(), by_main_thread)
-            )
-    executor = executor or ThreadPoolExecutor(_cores())
-    try:
-        yield executor
-    except BrokenProcessPool as error:
-        raise CoopError("a worker process that decodes images was killed; the memory may be full") from error
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _begin_worker(parent: int, by_main_thread: bool) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which ends this one
-    end_with_parent(parent, by_main_thread)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)  # where libtiff and others write; an unreadable image is an error of ours
-    os.close(nowhere)

@@ -31,6 +31,8 @@ TURNS = {  # by its value, how to turn an image; 1: not at all
 WITH_EXIF = ("JPEG", "PNG", "WEBP", "AVIF")  # TIFF and HEIC are turned by what decodes them
 PNG_MARKS = (b"eXIf", b"Raw profile type exif")
 DECODING = b" decoding 2"  # to change when a file gives other pixels than before: part of the key of cached features
+TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TALKATIVE_MARKS = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"icns")  # JPEG 2000, its bare stream, icons that hold it
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -106,6 +108,16 @@ def orientation(content: bytes) -> int:
     except Exception:  # another format, or a damaged header: decoding it will say so
         return 1
     return number if number in TURNS else 1
+
+
+def is_talkative(content: bytes) -> bool:
+    """Whether an image is decoded by a C library that writes of its own accord to stderr: libtiff, OpenJPEG, HEIF's, AVIF's."""
+    if content[:4] in TIFF_MARKS:
+        try:
+            return Image.open(io.BytesIO(content), formats=("TIFF",)).tile[0][0] == "libtiff"  # others Pillow reads itself
+        except Exception:  # damaged
+            return True
+    return content.startswith(TALKATIVE_MARKS) or content[4:8] == b"ftyp"
 
 
 def allow_pixels(most: int) -> None:

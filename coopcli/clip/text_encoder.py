@@ -173,5 +173,5 @@ class TextEncoder:
     def encode(self, prompts: Sequence[PromptTokens], context: Tensor | None = None, chunk: int = 0) -> Tensor:
         """Encode K prompts: L2-normalised float32 [K, p]; with `chunk` > 0, so many are laid out at a time."""
         size = chunk or max(1, len(prompts))
-        features = [self(*self.lay_out(prompts[i : i + size]), context) for i in range(0, len(prompts), size)]
+        features = [self(self.lay_out(prompts[i : i + size])[0], context) for i in range(0, len(prompts), size)]
         return features[0] if len(features) == 1 else torch.cat(features)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..choices import Classes
 from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
+from ..clip.decoders import Submit, decoders
 from ..clip.image_features import OnProgress, readable_features
 from ..clip.pixels import allow_pixels, open_image
 from ..data.fewshot import FewShot, draw_few_shot
@@ -73,7 +74,8 @@ def look_at(run: Run, open_model: Callable[[Run], Backbone], cache: FeatureCache
     classify = as_head(backbone, run.prompt, run.prompt.class_names, cache).logits
     wrong = worst_mistakes(classify, images, torch.tensor([item.label for item in items]))
     shown = zip(wrong, classify(images[wrong[:MISTAKES]]), strict=False)
-    mistakes = tuple(_mistake(items[row], logits, run.prompt.class_names, backbone.exif) for row, logits in shown)
+    with decoders(many=False) as submit:
+        mistakes = tuple(_mistake(items[row], logits, run.prompt.class_names, backbone.exif, submit) for row, logits in shown)
     return Look(tokens, mistakes, len(wrong), _differences(run, len(items), 1 - len(wrong) / len(items)))
 
 
@@ -121,11 +123,13 @@ def _data_of(run: Run) -> FewShot:
     return draw_few_shot(load_data(data, images, classnames, *columns), shots, seed, classes)
 
 
-def _mistake(item: ImageItem, logits: Tensor, names: Sequence[str], turn: bool) -> Mistake:
+def _mistake(item: ImageItem, logits: Tensor, names: Sequence[str], turn: bool, submit: Submit) -> Mistake:
     probabilities = logits.softmax(dim=-1)
     best = probabilities.topk(min(3, len(names)))
     top = tuple((names[k], p) for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True))
-    return Mistake(item.name, thumbnail(item.read(), item.name, turn), names[item.label], float(probabilities[item.label]), top)
+    content = item.read()
+    picture = submit(content, thumbnail, content, item.name, turn).result()
+    return Mistake(item.name, picture, names[item.label], float(probabilities[item.label]), top)
 
 
 def worst_mistakes(classify: Classify, images: Tensor, labels: Tensor) -> list[int]:

@@ -19,7 +19,7 @@ from PIL import Image
 from coopcli.clip import image_features as features
 from coopcli.clip.cache import FeatureCache
 from coopcli.clip.image_features import image_features, readable_features, stream_features, view_features
-from coopcli.clip.pixels import allow_pixels, open_image
+from coopcli.clip.pixels import allow_pixels
 from coopcli.data.dataset import ImageItem, file_item
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError
@@ -244,16 +244,6 @@ def ended_from_outside(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "read-only /dev/shm"), OSError(38, "no semaphores"), ImportError()])
-def test_threads_decode_where_processes_cannot_share_semaphores(mini, monkeypatch, error):
-    def fail(*arguments, **settings):
-        raise error
-
-    monkeypatch.setattr(features, "ProcessPoolExecutor", fail)
-    many = [flat(number) for number in range(features.WORTH_PROCESSES)]
-    assert len(readable_features(mini, many, FeatureCache(None))[0]) == len(many)
-
-
 def test_a_worker_process_that_is_ended(mini, monkeypatch):
     monkeypatch.setattr(features, "prepare", ended_from_outside)
     many = [flat(number) for number in range(features.WORTH_PROCESSES)]
@@ -342,24 +332,6 @@ def test_large_files_are_read_a_few_at_a_time(mini, tmp_path, monkeypatch):
 def write(path):
     write_picture(path)
     return path
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="decodes in processes on Linux alone")
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"])
-def test_lines_of_c_libraries_do_not_reach_the_terminal(mini, tmp_path, capfd, compression):
-    write_picture(tmp_path / "0.png")
-    held = io.BytesIO()
-    Image.open(tmp_path / "0.png").save(held, "TIFF", compression=compression)
-    content = bytearray(held.getvalue())
-    for place in range(100, len(content) - 300, 5):
-        content[place] ^= 0xFF
-    (tmp_path / "bad.tif").write_bytes(content)
-    with pytest.raises(CoopError):
-        open_image(bytes(content), "bad")
-    assert capfd.readouterr().err  # what libtiff says where nobody hinders it
-    items = [file_item(tmp_path / "bad.tif", "bad"), file_item(tmp_path / "0.png", "0")]
-    assert len(readable_features(mini, items, FeatureCache(None))[0]) == 1
-    assert [line for line in capfd.readouterr().err.splitlines() if not line.startswith("note: skipped 1 of 2")] == []
 
 
 @pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (3, 2), (6, 2), (8, 2), (None, 0)])

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...clip.backbone import Backbone, fingerprint_of
+from ...clip.decoders import decoders
 from ...clip.openclip import OpenClipModel
 from ...clip.pixels import prepare
 from ...data.load import ImageItem
@@ -100,9 +101,11 @@ def view_pixels(
     def pixels_of(item: ImageItem) -> np.ndarray:
         content = item.read()
         digest = blake2b(content, digest_size=16).digest()
-        return prepare(backbone.image_processor, backbone.image_size, content, item.name, digest, [view], backbone.exif)[0]
+        how = (backbone.image_processor, backbone.image_size, content, item.name, digest, [view], backbone.exif)
+        pixels: np.ndarray = submit(content, prepare, *how).result()[0]
+        return pixels
 
-    with ThreadPoolExecutor() as threads:
+    with decoders(many=False) as submit, ThreadPoolExecutor() as threads:
         ahead = deque(threads.map(pixels_of, [items[i] for i in batch]) for batch in batches[:2])
         for batch in [*batches[2:], [], []][: len(batches)]:
             ready = torch.from_numpy(np.stack(list(ahead.popleft())))
