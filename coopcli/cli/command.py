@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from importlib import import_module
 from typing import Any
 
 import typer
@@ -11,17 +12,26 @@ from typer.core import TyperCommand
 
 from ..names import encodable
 from .config import key_of
+from .console import status
 
 # Options that are texts; in the others, a name of a file may hold bytes that are not Unicode.
 TEXTS = {
     "template", "init", "revision", "split", "image-column", "label-column", "wandb", "license", "message", "target", "methods",
     "model",
 }  # fmt: skip
+LIGHT = {"cache"}  # commands that need no PyTorch
 LARGEST = 2**63 - 1  # what seeds, counts and sizes may be: the integers of PyTorch and SQLite
 
 
 class Command(TyperCommand):
     """A command whose numbers are finite and of a possible size, and whose texts can be names of files."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; while PyTorch loads, which takes most of the time before anything happens, a terminal says so."""
+        if self.name not in LIGHT:
+            with status("loading PyTorch"):
+                import_module("torch")
+        return super().invoke(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line; raises BadParameter for a value that no option can mean."""

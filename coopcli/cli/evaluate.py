@@ -56,12 +56,11 @@ def evaluate(
     whole = typed(Source, context).load()
     dataset = half(whole, classes)
     items = pick_items(dataset, split)
-    backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
+    cache = open_cache(no_cache)
+    backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles, cache)
     with progress() as live:
         count = Bars(live).counter("images")
-        result = evaluate_learned(
-            learned, backbone, dataset, items, classnames is not None, open_cache(no_cache), on_error, count
-        )
+        result = evaluate_learned(learned, backbone, dataset, items, classnames is not None, cache, on_error, count)
     seen = overlap(result, trained_on(learned, path, whole))
     if predictions:
         write_predictions(predictions, result)

@@ -40,8 +40,9 @@ def export(
     learned = load_learned(find_prompt(prompt))
     names = read_choices(classnames) if classnames else learned.class_names
     source, revision = (model, None) if model else (learned.model, learned.revision)
-    backbone = open_backbone(source, revision, "cpu", "float32", pickles)
-    classifier = Classifier(learned, backbone, names, open_cache(no_cache))
+    cache = open_cache(no_cache)
+    backbone = open_backbone(source, revision, "cpu", "float32", pickles, cache)
+    classifier = Classifier(learned, backbone, names, cache)
     with status("exporting"):
         content = onnx_bytes(classifier)
         off = difference(content, classifier)

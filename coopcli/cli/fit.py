@@ -186,7 +186,8 @@ def fit(
     chosen = replace(chosen, **{key: value for key, value in wanted.items() if value is not None})
     folder = output or default_folder(dataset, model, shots, seed, position, csc, classes)
     check_writable(folder)  # now, not after an hour of training
-    backbone = open_backbone(model, revision, device, dtype, pickles).with_exif(exif)
+    cache = open_cache(no_cache)
+    backbone = open_backbone(model, revision, device, dtype, pickles, cache).with_exif(exif)
     length = context_length or (len(tokenize(backbone.tokenizer, init)) if init else 16)
     settings = ContextSettings(length, position, csc)
     start = (
@@ -209,7 +210,6 @@ def fit(
     check_run(folder, resolved, overwrite)
     if plot:
         check_matplotlib()
-    cache = open_cache(no_cache)
     kept = None if overwrite else kept_run(folder)
     if kept:
         say(f"note: done already, on {kept.finished}; --overwrite trains again")

@@ -85,7 +85,7 @@ def interpret(
 
     @lru_cache
     def open_lexicon(name: str, revision: str | None) -> Lexicon:
-        backbone = open_backbone(name, revision, device, "float32", pickles)
+        backbone = open_backbone(name, revision, device, "float32", pickles, cache)
         with progress() as live:
             return lexicon_of(backbone, metric, words, template, cache, Bars(live).counter("words"))
 
@@ -93,7 +93,7 @@ def interpret(
     for source, prompt in zip(prompts, learned, strict=True):
         lexicon = open_lexicon(model or prompt.model, None if model else prompt.revision)
         check_backbone(prompt, lexicon.backbone)
-        readings.append((source, read_prompt(prompt, lexicon, top, template, cache)))
+        readings.append((source, read_prompt(prompt, lexicon, top, template)))
     if json:
         objects = [_as_dict(*reading) for reading in readings]
         content = objects[0] if len(objects) == 1 else {"prompts": objects}

@@ -105,8 +105,9 @@ def predict(
     if sort_into:
         items = iter(list(items))  # before any of them moves
     names = read_choices(classnames) if classnames else learned.class_names
-    backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles)
-    classifier = Classifier(learned, backbone, names, open_cache(no_cache), probabilities)
+    cache = open_cache(no_cache)
+    backbone = open_backbone(model or learned.model, None if model else learned.revision, device, dtype, pickles, cache)
+    classifier = Classifier(learned, backbone, names, cache, probabilities)
     top = min(top, len(names))
     folders = class_folders(names)
     counts: Counter[str] = Counter()

@@ -57,9 +57,11 @@ def report(
     sweeps = [read_sweep(folder) for folder in runs if (folder / RESULTS_FILE).is_file()]
     fits = [read_run(folder) for folder in runs if not (folder / RESULTS_FILE).is_file()]
 
+    cache = open_cache(no_cache)
+
     @lru_cache
     def open_model(name: str, revision: str | None, dtype: Dtype) -> Backbone:
-        return open_backbone(name, revision, device, dtype, pickles)
+        return open_backbone(name, revision, device, dtype, pickles, cache)
 
     def model_of(run: Run) -> Backbone:
         dtype: Dtype = "bfloat16" if run.prompt.training.get("dtype") == "bfloat16" else "float32"
@@ -67,7 +69,6 @@ def report(
 
     looks = []
     if fits:
-        cache = open_cache(no_cache)
         with progress() as live:
             bars = Bars(live)
             looks = [look_at(run, model_of, cache, bars.counter(f"images of {run.folder.name}")) for run in fits]

@@ -30,12 +30,15 @@ def find_prompt(source: str, others: Sequence[str] = ()) -> Path:
         return prompt_path(source)
 
 
-def open_backbone(model: str, revision: str | None, device: Device, dtype: Dtype, pickles: bool = False) -> Backbone:
-    """Load the model, saying so meanwhile."""
+def open_backbone(
+    model: str, revision: str | None, device: Device, dtype: Dtype, pickles: bool = False, cache: FeatureCache | None = None
+) -> Backbone:
+    """Load the model, saying so meanwhile; one that the cache knows, when it is first used."""
     began = time.perf_counter()
     with status(f"loading {model}"):
-        backbone = load_backbone(model, revision, device, dtype, pickles)
-    detail(f"model: {backbone.name} in {dtype} on {backbone.device}, loaded in {time.perf_counter() - began:.1f} s")
+        backbone = load_backbone(model, revision, device, dtype, pickles, cache)
+    about = f"loaded in {time.perf_counter() - began:.1f} s" if backbone.loaded else "known from before, loaded when needed"
+    detail(f"model: {backbone.name} in {dtype} on {backbone.device}, {about}")
     return backbone
 
 

@@ -105,12 +105,14 @@ def transfer(
         say(f"data: {describe(dataset)}")
         targets.append(Target(dataset, str(wording), naming is not None))
 
+    cache = open_cache(no_cache)
+
     def backbone_of(prompt: LearnedPrompt | Head) -> Backbone:
-        return open_backbone(model or prompt.model, None if model else prompt.revision, device, dtype, pickles)
+        return open_backbone(model or prompt.model, None if model else prompt.revision, device, dtype, pickles, cache)
 
     with progress() as live:
         bars = Bars(live)
-        rows = run_transfer(learned, targets, backbone_of, read_templates(templates), open_cache(no_cache), bars.update)
+        rows = run_transfer(learned, targets, backbone_of, read_templates(templates), cache, bars.update)
     spreads = matrix(rows)
     first = learned[0][1].training.get("data", "prompts")
     folder = output or Path(options.RUNS_FOLDER) / re.sub(r"[^\w.-]+", "-", f"transfer-{first}")

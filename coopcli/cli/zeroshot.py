@@ -127,8 +127,9 @@ def _run(command: str, templates: list[str], context: typer.Context) -> None:
     dataset = half(typed(Source, context).load(), settings.classes)
     items = pick_items(dataset, settings.split)
     warn(count_traps(dataset.class_names, items))
-    backbone = open_backbone(settings.model, settings.revision, settings.device, settings.dtype, settings.pickles)
-    backbone, cache = backbone.with_exif(settings.exif), open_cache(settings.no_cache)
+    cache = open_cache(settings.no_cache)
+    backbone = open_backbone(settings.model, settings.revision, settings.device, settings.dtype, settings.pickles, cache)
+    backbone = backbone.with_exif(settings.exif)
     with progress() as live:
         bars = Bars(live)
         features = hand_written_features(backbone, templates, dataset.class_names, cache, bars.counter("templates"))

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -18,8 +18,10 @@ from ..choices import DEFAULT_MODEL, Device, Dtype
 from ..errors import CoopError, UsageError
 from ..machine import pick_device
 from ..names import OPEN_CLIP
+from .cache import FeatureCache
 from .hf_clip import load_hf_clip
 from .integrity import check_features, check_numbers
+from .known import Facts, ModelFiles, find_files, recall, remember
 from .openclip import OpenClipModel, load_open_clip
 from .text_encoder import TextEncoder
 from .tokens import ends_of
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 # batches of different sizes, and a feature must not depend on what it was encoded with, or the cache would change results.
 # In batches of one size it does not, whatever else is in the batch. On a CPU small batches are also faster.
 IMAGE_BATCH = {"cpu": 8, "cuda": 256}
+PARTS = ("model", "tokenizer", "image_processor")
+Parts = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,20 @@ class Backbone:
     logit_bias: float | None = None
     exif: bool = False
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Load the towers, tokenizer and image processor of a model whose facts are known when one is first used."""
+            if name not in PARTS or "source" not in vars(self):
+                raise AttributeError(f"a Backbone has no attribute {name!r}")
+            vars(self).update(zip(PARTS, vars(self)["source"].load(self), strict=True))
+            return vars(self)[name]
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the towers are in memory: those of a known model are not before they are first used."""
+        return PARTS[0] in vars(self)
+
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: the text encoder, whose weights are packed for this machine, is built again on first use."""
         return {name: value for name, value in vars(self).items() if name != "text_encoder"}
@@ -80,17 +98,17 @@ class Backbone:
         """What a feature depends on besides its input: devices and dtypes round differently, so they are part of it."""
         return f"{self.fingerprint}/{self.dtype}/{self.device.type}"
 
-    @property
+    @cached_property
     def feature_width(self) -> int:
         """p, the size of an image or text feature."""
         return feature_width(self.model)
 
-    @property
+    @cached_property
     def token_width(self) -> int:
         """d, the size of a token embedding and of a context vector."""
         return token_width(self.model)
 
-    @property
+    @cached_property
     def image_size(self) -> int:
         """Side in pixels of the square image that the image tower sees."""
         process = self.image_processor
@@ -124,17 +142,36 @@ class Backbone:
         return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a model's parts come from once they are used; `files` are what its facts were kept for."""
+
+    revision: str | None
+    allow_pickle: bool
+    files: ModelFiles
+
+    def load(self, known: Backbone) -> Parts:
+        """Load the parts of a model whose facts are known. Raises CoopError where its files have changed meanwhile."""
+        parts = _load(known.name, self.revision, self.allow_pickle)
+        if find_files(known.name, self.revision) != self.files and fingerprint_of(*parts) != known.fingerprint:
+            raise CoopError(f'the files of model "{known.name}" changed while coop was running; run the command again')
+        _move(parts[0], known.device, known.dtype)
+        return parts
+
+
 def load_backbone(
     name: str = DEFAULT_MODEL,
     revision: str | None = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     allow_pickle: bool = False,
+    cache: FeatureCache | None = None,
 ) -> Backbone:
     """Load a CLIPModel from the hub, from a local folder, or the embedded one (`mini`); or `open_clip:ARCH/WEIGHTS`.
 
-    Weights are read from safetensors only, unless `allow_pickle`; code that comes with a model is never run.
-    Raises CoopError when the model cannot be loaded or is of another kind.
+    Weights are read from safetensors only, unless `allow_pickle`; code that comes with a model is never run. With a `cache`,
+    a model whose files have not changed since an earlier call is loaded when one of its parts is first used: features that
+    the cache holds need none. Raises CoopError when the model cannot be loaded or is of another kind.
     """
     if dtype not in get_args(Dtype):
         raise UsageError(f'unknown dtype "{dtype}"; choose {" or ".join(get_args(Dtype))}')
@@ -143,20 +180,34 @@ def load_backbone(
         # Must be set before the first matrix product. It fixes the order of sums; and float32 then means float32.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.allow_tf32 = False
-    if not name.startswith(OPEN_CLIP):
-        model, tokenizer, processor = load_hf_clip(name, revision, allow_pickle)
-        commit = getattr(model.config, "_commit_hash", None)
-    elif revision is None:
-        model, tokenizer, processor = load_open_clip(name, allow_pickle)
-        commit = None
-    else:
-        raise UsageError(f'--revision {revision}: the weights of "{name}" have no revisions; leave --revision out')
-    model = model.eval().requires_grad_(False)
+    files = find_files(name, revision)
+    if cache and files and (facts := recall(cache, files, allow_pickle)):
+        known = Backbone.__new__(Backbone)
+        vars(known).update(vars(facts), name=name, revision=files.commit, device=target, dtype=dtype)
+        vars(known)["source"] = Source(revision, allow_pickle, files)
+        return known
+    model, tokenizer, processor = _load(name, revision, allow_pickle)
     check_numbers(name, model)
     fingerprint = fingerprint_of(model, tokenizer, processor)
     logit_scale, logit_bias = _logit_scale(name, model), _logit_bias(name, model)
     _move(model, target, dtype)
-    return Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype, logit_scale, logit_bias)
+    commit = files.commit if files else None
+    backbone = Backbone(name, commit, model, tokenizer, processor, fingerprint, target, dtype, logit_scale, logit_bias)
+    if cache:
+        facts = Facts(**{field.name: getattr(backbone, field.name) for field in fields(Facts)})
+        remember(cache, files, find_files(name, commit or revision), facts, allow_pickle)
+    return backbone
+
+
+def _load(name: str, revision: str | None, allow_pickle: bool) -> Parts:
+    if not name.startswith(OPEN_CLIP):
+        parts: Parts = load_hf_clip(name, revision, allow_pickle)
+    elif revision is None:
+        parts = load_open_clip(name, allow_pickle)
+    else:
+        raise UsageError(f'--revision {revision}: the weights of "{name}" have no revisions; leave --revision out')
+    parts[0].eval().requires_grad_(False)
+    return parts
 
 
 def _logit_scale(name: str, model: torch.nn.Module) -> float:
@@ -231,5 +282,6 @@ class CLIP(Backbone):
         dtype: Dtype = "float32",
         allow_pickle: bool = False,
         exif: bool = False,
+        cache: FeatureCache | None = None,
     ) -> None:
-        super().__init__(**vars(load_backbone(name, revision, device, dtype, allow_pickle)) | {"exif": exif})
+        vars(self).update(vars(load_backbone(name, revision, device, dtype, allow_pickle, cache)) | {"exif": exif})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ def default_cache_folder() -> Path:
 
 
 class FeatureCache:
-    """Features by content key: one vector for an image, all class features for a list of prompts.
+    """Features by content key: one vector for an image, all class features for a list of prompts; and facts, as JSON.
 
     Without a folder it is in memory and ends with the process. Several processes may share one folder.
 
@@ -112,6 +113,17 @@ class FeatureCache:
             self._trim()
 
         self._run(put)
+
+    def recall(self, about: Sequence[object]) -> Any:
+        """Get what was remembered under `about`, a list that JSON can hold; None where nothing was."""
+        key = _key_of(about)
+        known = self.get([key]).get(key)
+        return None if known is None else json.loads(known.tobytes())
+
+    def remember(self, about: Sequence[object], content: object) -> None:
+        """Keep content that JSON can hold under `about`, among the features and bounded with them."""
+        text = json.dumps(content)
+        self.put({_key_of(about): np.frombuffer(text.ljust(-(-len(text) // 4) * 4).encode(), np.float32)})
 
     def size(self) -> tuple[int, int]:
         """Number of vectors, and bytes that the cache takes on disk or in memory."""
@@ -235,6 +247,10 @@ class FeatureCache:
         weakref.finalize(self, self.database.close)
         self._inode = self.path.stat().st_ino if self.path else 0
         self.database.execute("PRAGMA synchronous = NORMAL")
+
+
+def _key_of(about: Sequence[object]) -> bytes:
+    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).digest()
 
 
 def _checksum(key: bytes, value: bytes) -> bytes:

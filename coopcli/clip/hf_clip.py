@@ -17,6 +17,7 @@ from ..errors import CoopError
 from ..hub import prepare_hub
 from ..names import OPEN_CLIP
 from .integrity import check_config, check_tokenizer, check_weights
+from .known import MINI_FOLDER as MINI_FOLDER
 from .openclip import INSTALL
 from .pixels import centre
 from .tokens import lower_case
@@ -53,7 +54,6 @@ LEFT_OUT = {
 }
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 INSTALL_SIGLIP = "pip install 'coopcli[siglip]'"
-MINI_FOLDER = Path(__file__).parents[1] / "mini"
 
 
 def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:

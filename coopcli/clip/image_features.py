@@ -167,7 +167,6 @@ def _look_up(
 ) -> Iterator[_Image]:
     """Yield each image with its cached features, or else with its pixels, which a worker begins to prepare."""
     model_key = backbone.model_key.encode()
-    process, size = backbone.image_processor, backbone.image_size
     before: list[Future[np.ndarray]] = []
     turned = total = 0
     for part in _parts(items):
@@ -186,7 +185,9 @@ def _look_up(
             elif all(key in known for key in of_image):
                 images.append(_Image(item, torch.from_numpy(np.stack([known[key] for key in of_image]))))
             else:
-                pixels = submit(content, prepare, process, size, content, item.name, digest, views, turn)
+                pixels = submit(
+                    content, prepare, backbone.image_processor, backbone.image_size, content, item.name, digest, views, turn
+                )
                 images.append(_Image(item, None, of_image, pixels))
         del contents  # free them while the images wait
         wait(before)

@@ -55,8 +55,8 @@ class Laboratory:
         self.test_features = functools.cache(self._encode_test)
 
     def _load(self, model: str) -> Backbone:
-        backbone = load_backbone(model, None, self.plan.device, self.plan.dtype, self.plan.allow_pickle)
-        return backbone.with_exif(self.plan.exif)
+        plan = self.plan
+        return load_backbone(model, None, plan.device, plan.dtype, plan.allow_pickle, self.cache).with_exif(plan.exif)
 
     def _encode_test(self, model: str) -> Tensor:
         return image_features(self.backbone(model), self.test, self.cache)

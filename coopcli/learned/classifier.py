@@ -60,7 +60,7 @@ class Classifier:
         self.learned, self.cache = learned, cache or FeatureCache(None)
         if not self.cache.path:
             self.cache.limit(MEMORY)  # or memory would grow with the number of images
-        self.clip = (clip or load_backbone(learned.model, learned.revision)).with_exif(learned.exif)
+        self.clip = (clip or load_backbone(learned.model, learned.revision, cache=self.cache)).with_exif(learned.exif)
         check_backbone(learned, self.clip)
         self._bias = _sigmoid_bias(learned, self.clip, probabilities)
         names = learned.class_names if class_names is None else class_names

@@ -5,9 +5,11 @@ Source of the first: CoOp, Section 4.3, with the closest rows of the same model'
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +23,14 @@ from ..clip.templates import DEFAULT_TEMPLATE
 from ..clip.tokens import readable_token, whole_words
 from ..errors import UsageError
 from ..names import distinct
+from ..version import __version__
 from .applied import learned_features
 from .prompt import LearnedPrompt
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
+T = TypeVar("T")
 SAMPLE = 1024  # tokens to measure the spacing on: shares are then right to 1 or 2 %
 ROWS = 256  # of distances to a whole vocabulary at a time: 100 MB for 49,408 tokens
 WORDS = 2048  # words to encode at a time
@@ -164,17 +168,27 @@ Gains = list[tuple[str, float]]  # words with their gains in similarity, largest
 
 @dataclass(frozen=True)
 class Lexicon:
-    """What contexts of one model are read by: its tokens, all or `among` these ids, and how far they lie from each other.
+    """What contexts of one model are read by: its tokens, all or whole words only, and how far they lie from each other.
 
-    `word_features` [V, p] are those of the one-word prompts of `words`; None where no movement is asked for.
+    `word_features` [V, p] are those of the one-word prompts of all whole words; None where no movement is asked for.
     """
 
     backbone: Backbone
     metric: Metric
-    among: list[int] | None
+    words_only: bool
     spacing: TokenSpacing
-    words: list[str]
-    word_features: Tensor | None
+    cache: FeatureCache
+    word_features: Tensor | None = None
+
+    @cached_property
+    def words(self) -> dict[int, str]:
+        """The model's whole words by token id."""
+        return words_of(self.backbone, self.cache)
+
+    @property
+    def among(self) -> list[int] | None:
+        """The ids of the tokens that contexts are read by; None: all."""
+        return list(self.words) if self.words_only else None
 
 
 @dataclass(frozen=True)
@@ -205,28 +219,60 @@ def lexicon_of(
 ) -> Lexicon:
     """Prepare a model for reading contexts: by all tokens or whole `words` only; with a `template`, for movements too.
 
-    Raises UsageError for whole words of a vocabulary without any.
+    What the `cache` holds of it is not computed again. Raises UsageError for whole words of a vocabulary
+    without any.
     """
-    known = whole_words(backbone.tokenizer) if words or template is not None else {}
-    if words and not known:
-        raise UsageError(f'the vocabulary of "{backbone.name}" holds no whole words; use --pieces')
-    among, texts = list(known) if words else None, list(known.values())
-    features = None if template is None else encode_words(backbone, texts, template, cache, on_words)
-    spacing = token_spacing(backbone.text_encoder.token_embedding, metric, among)
-    return Lexicon(backbone, metric, among, spacing, texts, features)
+    cache = cache or FeatureCache(None)
+    features = None
+    if template is not None:
+        features = encode_words(backbone, list(words_of(backbone, cache).values()), template, cache, on_words)
+
+    def measure() -> list[float]:
+        among = list(words_of(backbone, cache)) if words else None
+        if among == []:
+            raise UsageError(f'the vocabulary of "{backbone.name}" holds no whole words; use --pieces')
+        distances = token_spacing(backbone.text_encoder.token_embedding, metric, among).distances
+        return [float(distance) for distance in distances]
+
+    distances = torch.tensor(_kept(cache, ["token spacing", backbone.model_key, metric, words], measure), dtype=torch.double)
+    return Lexicon(backbone, metric, words, TokenSpacing(distances), cache, features)
 
 
-def read_prompt(
-    prompt: LearnedPrompt, lexicon: Lexicon, top: int, template: str | None = None, cache: FeatureCache | None = None
-) -> Reading:
-    """Find the `top` nearest tokens of each vector, and with a `template` where the class features moved from it."""
-    moved = None
+def words_of(backbone: Backbone, cache: FeatureCache) -> dict[int, str]:
+    """Find the whole words of a model's vocabulary by token id; what the cache holds is not searched for again."""
+    words = _kept(cache, ["whole words", backbone.fingerprint], lambda: list(whole_words(backbone.tokenizer).items()))
+    return dict(words)
+
+
+def _kept(cache: FeatureCache, about: Sequence[object], make: Callable[[], T]) -> T:
+    """Get what was made before, from the cache; or make it and keep it."""
+    about = [__version__, *about]
+    if (known := cache.recall(about)) is not None:
+        return known
+    made = make()
+    cache.remember(about, made)
+    return made
+
+
+def read_prompt(prompt: LearnedPrompt, lexicon: Lexicon, top: int, template: str | None = None) -> Reading:
+    """Find the `top` nearest tokens of each vector, and with a `template` where the class features moved from it.
+
+    Nearest tokens that were found before come from the lexicon's cache, without the model.
+    """
+    moved, backbone, cache = None, lexicon.backbone, lexicon.cache
     if template is not None and lexicon.word_features is not None:
-        before = hand_written_features(lexicon.backbone, [template], prompt.class_names, cache)
-        after = learned_features(lexicon.backbone, prompt, prompt.class_names, cache)
-        moved = movements(after, before, lexicon.words, lexicon.word_features, top)
-    near = nearest_by_class(prompt, lexicon.backbone, top, lexicon.metric, lexicon.among)
-    return Reading(prompt, lexicon.spacing, near, moved)
+        before = hand_written_features(backbone, [template], prompt.class_names, cache)
+        after = learned_features(backbone, prompt, prompt.class_names, cache)
+        moved = movements(after, before, list(lexicon.words.values()), lexicon.word_features, top)
+
+    def find() -> list[list[tuple[str, int, float]]]:
+        near = nearest_by_class(prompt, backbone, top, lexicon.metric, lexicon.among)
+        return [[astuple(token) for token in vector] for vectors in near.values() for vector in vectors]
+
+    numbers = hashlib.blake2b(prompt.context.numpy().tobytes()).hexdigest()
+    about = ["nearest tokens", backbone.model_key, numbers, list(prompt.context.shape), top, lexicon.metric, lexicon.words_only]
+    near = [[NearToken(*token) for token in vector] for vector in _kept(cache, about, find)]
+    return Reading(prompt, lexicon.spacing, _by_class(prompt, near), moved)
 
 
 def nearest_by_class(
@@ -238,8 +284,13 @@ def nearest_by_class(
     n_classes: int | None = None,
 ) -> dict[str | None, list[list[NearToken]]]:
     """The nearest tokens of each context vector by class, of the first `n_classes`; None for one context for all."""
-    n_ctx, csc = prompt.settings.n_ctx, prompt.settings.csc
-    owners = distinct(prompt.class_names)[:n_classes] if csc else (None,)
-    contexts = prompt.context[: len(owners)] if csc else prompt.context[None]
-    near = nearest_tokens(contexts.flatten(0, 1), backbone.text_encoder.token_embedding, backbone.tokenizer, top, metric, among)
+    contexts = prompt.context[:n_classes].flatten(0, 1) if prompt.settings.csc else prompt.context
+    near = nearest_tokens(contexts, backbone.text_encoder.token_embedding, backbone.tokenizer, top, metric, among)
+    return _by_class(prompt, near)
+
+
+def _by_class(prompt: LearnedPrompt, near: list[list[NearToken]]) -> dict[str | None, list[list[NearToken]]]:
+    """Sort what was found for each vector by class; None for one context for all."""
+    n_ctx = prompt.settings.n_ctx
+    owners: Sequence[str | None] = distinct(prompt.class_names)[: len(near) // n_ctx] if prompt.settings.csc else (None,)
     return {owner: near[k * n_ctx : (k + 1) * n_ctx] for k, owner in enumerate(owners)}
