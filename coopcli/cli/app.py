@@ -9,6 +9,7 @@ import typer
 from ..version import __version__
 from . import (
     cache,
+    data,
     demo,
     evaluate,
     export,
@@ -63,5 +64,6 @@ app.command("push", cls=Command)(push.push)
 app.command("import", cls=Command)(import_prompt.import_prompt)
 app.command("sweep", cls=Command)(sweep.sweep)
 app.command("transfer", cls=Command)(transfer.transfer)
+app.command("data", cls=Command)(data.data)
 app.command("demo", cls=Command)(demo.demo)
 app.command("cache", cls=Command)(cache.cache)

@@ -68,7 +68,9 @@ def fit(
                      help="Start from the context in a safetensors file or in a checkpoint of the reference."),
     ] = None,
     template: Annotated[
-        str, typer.Option("--template", metavar="TEXT", help="The hand-written prompt to compare with.")
+        str,
+        typer.Option("--template", metavar="TEXT|NAME", callback=options.use_template,
+                     help="The hand-written prompt to compare with; or a data set of the paper (eurosat), whose it takes."),
     ] = "a photo of a {}.",
     recipe: Annotated[
         RecipeName,

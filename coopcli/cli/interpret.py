@@ -42,7 +42,7 @@ def interpret(
     template: Annotated[
         str | None,
         typer.Option(
-            "--template", metavar="TEXT", show_default="a photo of a {}.",
+            "--template", metavar="TEXT|NAME", show_default="a photo of a {}.", callback=options.use_template,
             help="For --moved: the hand-written prompt, of classes and words.",
         ),
     ] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -27,6 +27,18 @@ def be_verbose(wanted: bool) -> bool:
     if wanted:
         set_level(VERBOSE)
     return wanted
+
+
+Templates = TypeVar("Templates", str, list[str], None)
+
+
+def use_template(given: Templates) -> Templates:
+    """Callback of --template: put in the paper's template for the name of one of its data sets."""
+    from ..clip.templates import read_template
+
+    if isinstance(given, list):
+        return [read_template(text) for text in given]
+    return read_template(given) if isinstance(given, str) else given
 
 
 def read_views(text: str) -> int:
@@ -149,8 +161,11 @@ ClassesOption = Annotated[
 ]  # fmt: skip
 TemplateOption = Annotated[
     list[str] | None,
-    typer.Option("--template", metavar="TEXT", help='A sentence with {} for the class name, e.g. "a photo of a {}."'),
-]
+    typer.Option(
+        "--template", metavar="TEXT|NAME", callback=use_template,
+        help='A sentence with {} for the class name, e.g. "a photo of a {}."; or a data set of the paper, whose it takes.',
+    ),
+]  # fmt: skip
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="Where to run; auto takes a GPU if present.", rich_help_panel=MACHINE)
 ]

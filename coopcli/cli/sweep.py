@@ -124,7 +124,9 @@ def sweep(
     ] = "0",
     classes: options.ClassesOption = "all",
     template: Annotated[
-        str, typer.Option("--template", metavar="TEXT", help="The hand-written prompt.")
+        str,
+        typer.Option("--template", metavar="TEXT|NAME", callback=options.use_template,
+                     help="The hand-written prompt; or a data set of the paper (eurosat), whose it takes."),
     ] = "a photo of a {}.",
     templates: Annotated[
         str, typer.Option("--templates", metavar="NAME|FILE", help="The templates of `ensemble`.")

@@ -37,7 +37,7 @@ def transfer(
     ],
     template: Annotated[
         list[str] | None,
-        typer.Option("--template", metavar="TEXT", show_default="a photo of a {}.",
+        typer.Option("--template", metavar="TEXT|NAME", show_default="a photo of a {}.", callback=options.use_template,
                      help="The hand-written prompt beside; once, or once for each DATA."),
     ] = None,
     templates: Annotated[

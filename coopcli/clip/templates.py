@@ -9,11 +9,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..data.paper_sets import PAPER_SETS, find_paper_set
 from ..errors import UsageError
 from ..files import parse_json, read_text, text_lines
 
 TEMPLATE_SETS: dict[str, list[str]] = json.loads((Path(__file__).parent / "templates.json").read_text("utf-8"))
 DEFAULT_TEMPLATE = "a photo of a {}."
+
+
+def read_template(text: str) -> str:
+    """The template itself, or by the name of one of the paper's data sets the one that the paper uses for it.
+
+    Raises UsageError for a text that is neither.
+    """
+    if "{}" in text:
+        return text
+    if known := find_paper_set(text):
+        return TEMPLATE_SETS[f"paper_{known.name}"][0]
+    names = ", ".join(one.name for one in PAPER_SETS)
+    raise UsageError(f'template "{text}" has no {{}} for the class name, and is no data set of the paper ({names})')
 
 
 def read_templates(source: str) -> list[str]:

@@ -64,7 +64,7 @@ def test_wrong_paths(coop, photos, tmp_path):
 
 def test_bad_options(coop, photos):
     failed(coop("fit", photos, *QUICK, "--init", "a photo of a", "--context-length", "7"), 2, "4 tokens", "contradicts")
-    failed(coop("zeroshot", photos, "--model", "mini", "--template", "no place"), 2, "exactly once")
+    failed(coop("zeroshot", photos, "--model", "mini", "--template", "no place"), 2, "no {} for the class name")
     failed(coop("zeroshot", photos, "--model", "mini", "--template", "{}", "--template", "a {}"), 2, "coop ensemble")
     failed(coop("ensemble", photos, "--model", "mini", "--templates", "nope"), 2, "the sets are")
     failed(coop("zeroshot", photos, "--model", "mini", "--split", "val"), 2, "has no val split")
