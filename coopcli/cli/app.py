@@ -24,11 +24,12 @@ from . import (
     transfer,
     zeroshot,
 )
-from .command import Command
+from .command import Command, Group
 from .console import NORMAL, line, set_level, show_warnings
 
 app = typer.Typer(
     name="coop",
+    cls=Group,
     help="Learn prompts for CLIP from a few labelled images (CoOp, Zhou et al., IJCV 2022).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

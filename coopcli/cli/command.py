@@ -8,11 +8,12 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ..names import encodable
 from .config import key_of
 from .console import status
+from .help import write_help
 
 # Options that are texts; in the others, a name of a file may hold bytes that are not Unicode.
 TEXTS = {
@@ -33,6 +34,10 @@ class Command(TyperCommand):
                 import_module("torch")
         return super().invoke(ctx)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Lay out the help screen; see help.py."""
+        formatter.write(write_help(self, ctx))
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line; raises BadParameter for a value that no option can mean."""
         left = super().parse_args(ctx, args)
@@ -42,6 +47,14 @@ class Command(TyperCommand):
                 if problem := problem_of(value, key_of(parameter)):
                     raise typer.BadParameter(problem, ctx=ctx, param=parameter)  # type: ignore[arg-type]
         return left
+
+
+class Group(TyperGroup):
+    """The program itself, whose help screen is laid out like those of its commands."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Lay out the help screen; see help.py."""
+        formatter.write(write_help(self, ctx))
 
 
 def problem_of(value: Any, key: str = "") -> str | None:

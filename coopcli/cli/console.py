@@ -84,6 +84,14 @@ def line(text: str = "", style: str | None = None) -> None:
     out.print(Text(printable(text)), style=style, soft_wrap=True)
 
 
+def rendered(lines: Iterable[Text]) -> str:
+    """What lines look like on stdout, with its styles."""
+    with out.capture() as captured:
+        for one in lines:
+            out.print(one, soft_wrap=True)
+    return captured.get()
+
+
 def table(
     headings: Sequence[str],
     rows: Iterable[Sequence[str]],
@@ -111,6 +119,17 @@ def table(
 def field(text: str) -> str:
     """A text for CSV on stdout: as it stands in a file or pipe, escaped on a terminal."""
     return printable(text) if on_terminal() else text
+
+
+def relative(path: Path) -> Path:
+    """The path as people would type it here: from the current folder, unless it is in another part of the disk."""
+    if os.pardir in path.parts:  # through a link, `..` leads elsewhere than the text says
+        return path
+    try:
+        short = Path(os.path.relpath(path))
+    except ValueError:  # another drive
+        return path
+    return path.absolute() if short.parts[:3] == (os.pardir,) * 3 else short
 
 
 def on_terminal() -> bool:

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from . import options
-from .console import line, print_json, say, status
+from .console import line, print_json, relative, say, status
 
 
 def export(
     prompt: options.PromptArgument,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="File to write.", rich_help_panel=options.OUTPUT)
-    ] = Path("classifier.onnx"),
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.onnx", show_default="classifier.onnx in the run folder",
+                     help="File to write."),
+    ] = None,
     classnames: options.ClassListOption = None,
     model: options.SameModelOption = None,
     pickles: options.PicklesOption = False,
@@ -23,7 +25,7 @@ def export(
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
     json: options.JsonOption = False,
-) -> None:
+) -> None:  # fmt: skip
     """Write a learned prompt with its image tower as one ONNX file, for machines without PyTorch.
 
     Its input is `pixels`, uint8 [n, s, s, 3], resized and cropped RGB images; its output `probabilities`, float32 [n, K].
@@ -37,7 +39,11 @@ def export(
     from ..learned.prompt import load_learned
     from .setup import find_prompt, open_backbone, open_cache
 
-    learned = load_learned(find_prompt(prompt))
+    file = find_prompt(prompt)
+    learned = load_learned(file)
+    # A prompt of the hub has no run folder here.
+    folder = (file if file.is_dir() else file.parent) if Path(prompt).exists() else Path()
+    path = output or folder / "classifier.onnx"
     names = read_choices(classnames) if classnames else learned.class_names
     source, revision = (model, None) if model else (learned.model, learned.revision)
     cache = open_cache(no_cache)
@@ -46,12 +52,12 @@ def export(
     with status("exporting"):
         content = onnx_bytes(classifier)
         off = difference(content, classifier)
-    write_atomically(output, content)
+    write_atomically(path, content)
     if off is None:
         say("note: onnxruntime is not installed here; the file was not compared with PyTorch")
     if json:
-        about = {"command": "export", "prompt": prompt, "model": backbone.name, "output": str(output)}
+        about = {"command": "export", "prompt": prompt, "model": backbone.name, "output": str(relative(path))}
         print_json(about | {"bytes": len(content), "class_names": names, "difference": off})
         return
     compared = "" if off is None else f", within {off:.0e} of PyTorch's probabilities"
-    line(f"{output}: {len(names)} classes, {len(content) / 1e6:.1f} MB{compared}")
+    line(f"{relative(path)}: {len(names)} classes, {len(content) / 1e6:.1f} MB{compared}")

@@ -18,7 +18,7 @@ from ..choices import Classes, Position, RecipeName
 from ..files import PROMPT_FILE
 from . import options
 from .config import settings_of, typed
-from .console import Bars, line, percent, print_json, progress, say, table
+from .console import Bars, line, percent, print_json, progress, relative, say, table
 
 if TYPE_CHECKING:
     from ..data.load import DataSet
@@ -34,12 +34,13 @@ CONTEXT, RECIPE = "Context", "Recipe"
 def fit(
     context: typer.Context,
     data: options.DataArgument = ".",
+    model: options.ModelOption = options.DEFAULT_MODEL,
     shots: Annotated[
         str, typer.Option("--shots", "-n", metavar="N|all", help="Train images per class: 1, 2, 4, 8, 16, ...")
     ] = "16",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", rich_help_panel=options.OUTPUT, show_default="coop-runs/...",
+        typer.Option("--output", "-o", metavar="FOLDER", show_default="coop-runs/...",
                      help="Run folder to write."),
     ] = None,
     overwrite: Annotated[
@@ -117,7 +118,6 @@ def fit(
         typer.Option("--keep-close", metavar="WEIGHT", min=0, rich_help_panel=RECIPE, show_default="0",
                      help="Keep the class features close to those of --template (KgCoOp; its weight is 8): new classes gain."),
     ] = None,
-    model: options.ModelOption = options.DEFAULT_MODEL,
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
@@ -218,7 +218,7 @@ def fit(
         run: Run | Fit = kept
     else:
         vectors, where = f"{settings.n_ctx} context vectors", f"{backbone.name} on {backbone.device.type}"
-        say(f"run: {folder}: {vectors}, {chosen.epochs} epochs, {where}")
+        say(f"run: {relative(folder)}: {vectors}, {chosen.epochs} epochs, {where}")
         with progress() as live, tracked(folder, resolved, tensorboard, wandb) as record:
             bars = Bars(live)
 
@@ -242,7 +242,7 @@ def fit(
     else:
         show(outcome, dataset.name, template)
         say("   ".join(f"{step} {value:.1f} s" for step, value in outcome.seconds.items()))
-        say(f"prompt: {folder / PROMPT_FILE}\nnext: coop predict {shlex.quote(str(folder))} IMAGE")
+        say(f"prompt: {relative(folder / PROMPT_FILE)}\nnext: coop predict {shlex.quote(str(relative(folder)))} IMAGE")
 
 
 def default_folder(

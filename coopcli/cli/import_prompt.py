@@ -10,7 +10,7 @@ import typer
 
 from ..choices import Position
 from . import options
-from .console import line, print_json, say
+from .console import line, print_json, relative, say
 
 
 def import_prompt(
@@ -33,7 +33,7 @@ def import_prompt(
     ] = "end",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", rich_help_panel=options.OUTPUT, show_default="CHECKPOINT.safetensors",
+        typer.Option("--output", "-o", metavar="FILE", show_default="CHECKPOINT.safetensors, beside it",
                      help="Prompt file to write."),
     ] = None,
     quiet: options.QuietOption = False,
@@ -53,13 +53,18 @@ def import_prompt(
     names, folders = tuple(name for _, name in pairs), tuple(folder or name for folder, name in pairs)
     backbone = open_backbone(model, revision, "cpu", "float32", pickles)
     prompt = import_checkpoint(contents, backbone, names, folders, position)
-    path = output or Path(f"{checkpoint.name}.safetensors")
+    path = output or checkpoint.with_name(f"{checkpoint.name}.safetensors")
     prompt.save(path)
     if json:
-        about = {"checkpoint": str(checkpoint), "prompt": str(path), "model": backbone.name, **asdict(prompt.settings)}
+        about = {
+            "checkpoint": str(checkpoint),
+            "prompt": str(relative(path)),
+            "model": backbone.name,
+            **asdict(prompt.settings),
+        }
         print_json({"command": "import", **about, "epoch": contents.epoch, "class_names": names})
     else:
         shape = f"{prompt.settings.n_ctx} vectors of {backbone.text_encoder.width}"
         owner = "for each class" if prompt.settings.csc else "for all classes"
         line(f"{len(names)} classes, {shape} {owner}, class name at position {position}")
-        say(f"prompt: {path}")
+        say(f"prompt: {relative(path)}")

@@ -71,8 +71,8 @@ PromptArgument = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "-m", metavar="ID|FOLDER|mini|open_clip:ARCH/WEIGHTS", rich_help_panel=MODEL,
-        help="A CLIPModel: a Hugging Face id, a local folder, or `mini`, the small embedded one. "
+        "--model", "-m", metavar="MODEL",
+        help="A CLIPModel or a model of another family: a Hugging Face id, a local folder, or `mini`, the small embedded one. "
         "With open_clip_torch installed, also `open_clip:RN50/openai`, or `open_clip:RN50/FILE` for weights of your own.",
     ),
 ]  # fmt: skip

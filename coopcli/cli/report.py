@@ -12,7 +12,7 @@ import typer
 from ..choices import Dtype
 from ..files import RESULTS_FILE
 from . import options
-from .console import Bars, print_json, progress, say
+from .console import Bars, print_json, progress, relative, say
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
@@ -26,7 +26,7 @@ def report(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE.html", rich_help_panel=options.OUTPUT,
+        typer.Option("--output", "-o", metavar="FILE.html",
                      show_default="report.html in the run folder, or in the folder that holds all",
                      help="Page to write."),
     ] = None,
@@ -76,10 +76,10 @@ def report(
     write_report(path, fits, looks, sweeps)
     notes = [f"{run.folder}: {note}" for run, look in zip(fits, looks, strict=True) for note in look.notes]
     if json:
-        print_json({"command": "report", "report": str(path), "runs": list(map(str, runs)), "notes": notes})
+        print_json({"command": "report", "report": str(relative(path)), "runs": list(map(str, runs)), "notes": notes})
     for note in notes:
         say(f"note: {note}")
-    say(f"report: {path}")
+    say(f"report: {relative(path)}")
 
 
 def default_page(runs: list[Path]) -> Path:

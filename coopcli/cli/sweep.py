@@ -14,7 +14,7 @@ from ..choices import Position, RecipeName
 from ..learning.methods import METHODS
 from . import options
 from .config import settings_of, typed
-from .console import Bars, line, print_json, progress, say, table
+from .console import Bars, line, print_json, progress, relative, say, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,20 +84,25 @@ def _one_of(known: Sequence[str]) -> Callable[[str], str]:
 def sweep(
     context: typer.Context,
     data: options.DataArgument = ".",
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="A,B,...", help="Models, as for `coop fit`.")
+    ] = options.DEFAULT_MODEL,
     methods: Annotated[
         str,
-        typer.Option("--methods", metavar="A,B,...", rich_help_panel=AXES_PANEL, help=f"{', '.join(METHODS)}."),
+        typer.Option("--methods", metavar="A,B,...", help=f"{', '.join(METHODS)}."),
     ] = "zeroshot,ensemble,linear-probe,coop",
     shots: Annotated[
         str,
-        typer.Option("--shots", "-n", metavar="N,N,...", help="Train images per class, or `all`.", rich_help_panel=AXES_PANEL),
+        typer.Option("--shots", "-n", metavar="N,N,...", help="Train images per class, or `all`."),
     ] = "1,2,4,8,16",
     seeds: Annotated[
-        str, typer.Option("--seeds", metavar="N,N,...", help="Each draws its images.", rich_help_panel=AXES_PANEL)
+        str, typer.Option("--seeds", metavar="N,N,...", help="Each draws its images.")
     ] = "1,2,3",
-    model: Annotated[
-        str, typer.Option("--model", "-m", metavar="A,B,...", help="Models, as for `coop fit`.", rich_help_panel=AXES_PANEL)
-    ] = options.DEFAULT_MODEL,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", show_default="coop-runs/sweep-...",
+                     help="Folder of the sweep."),
+    ] = None,
     context_length: Annotated[
         str | None,
         typer.Option("--context-length", metavar="M,M,...", show_default="16, or the tokens of --init",
@@ -136,11 +141,6 @@ def sweep(
         typer.Option("--views", metavar="N|online",
                      help="Augmented views encoded of each train image; online: new ones in every epoch of `coop`."),
     ] = "16",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", show_default="coop-runs/sweep-...",
-                     help="Folder of the sweep.", rich_help_panel=options.OUTPUT),
-    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Do all experiments anew, or with other settings.", rich_help_panel=options.OUTPUT),
@@ -235,7 +235,7 @@ def sweep(
     for result in results:
         if result.note:
             say(f"note: {result.cell.folder}: {result.note}")
-    say(f"results: {folder / 'results.csv'}")
+    say(f"results: {relative(folder / 'results.csv')}")
     if all(result.top1 is None for result in results):
         raise CoopError("no experiment gave a result; the notes say why")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options
-from .console import Bars, line, print_json, progress, say, table
+from .console import Bars, line, print_json, progress, relative, say, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +128,7 @@ def transfer(
     for row in rows:
         if row.note:
             say(f"note: {row.file} on {row.dataset}: {row.note}")
-    say(f"results: {folder / 'transfer.csv'}")
+    say(f"results: {relative(folder / 'transfer.csv')}")
 
 
 def _path(text: str | None) -> Path | None:

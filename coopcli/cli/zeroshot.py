@@ -17,8 +17,8 @@ from .console import Bars, print_json, progress, show_evaluation, write_predicti
 def zeroshot(
     context: typer.Context,
     data: options.DataArgument = ".",
-    template: options.TemplateOption = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
+    template: options.TemplateOption = None,
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,
@@ -55,6 +55,7 @@ def zeroshot(
 def ensemble(
     context: typer.Context,
     data: options.DataArgument = ".",
+    model: options.ModelOption = options.DEFAULT_MODEL,
     templates: Annotated[
         str | None,
         typer.Option(
@@ -63,7 +64,6 @@ def ensemble(
         ),
     ] = None,
     template: options.TemplateOption = None,
-    model: options.ModelOption = options.DEFAULT_MODEL,
     revision: options.RevisionOption = None,
     images: options.ImagesOption = None,
     classnames: options.ClassnamesOption = None,

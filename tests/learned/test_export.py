@@ -143,7 +143,7 @@ def test_what_goes_wrong(coop, mini, tmp_path, classifier, content, monkeypatch)
     assert not (tmp_path / "a.onnx").exists()
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
     code, out, err = coop("export", "run")
-    assert code == 0 and out.startswith("classifier.onnx: 3 classes") and "not compared" in err
+    assert code == 0 and out.startswith("run/classifier.onnx: 3 classes") and "not compared" in err
     monkeypatch.undo()
     monkeypatch.setattr(export, "MAX_BYTES", 10**5)
     with pytest.raises(CoopError, match="holds 2 GB"):

@@ -376,8 +376,9 @@ def test_import_then_eval(coop, saved, photos, tmp_path):
     command = ["import", saved(), "--classnames", "names.json", "--model", "mini"]
     code, out, err = coop(*command)
     assert (code, out) == (0, f"4 classes, 5 vectors of {WIDTH} for all classes, class name at position end\n"), err
-    assert "prompt: model.pth.tar-3.safetensors" in err
-    first = (tmp_path / "model.pth.tar-3.safetensors").read_bytes()
+    written = f"{saved()}.safetensors"
+    assert f"prompt: {Path(os.path.relpath(written))}" in err
+    first = Path(written).read_bytes()
     code, out, err = coop(*command, "--json", "--output", "run/prompt.safetensors")
     told = json.loads(out)
     assert told["class_names"] == list(NAMES) and (told["n_ctx"], told["position"], told["csc"]) == (M, "end", False)
