@@ -21,6 +21,7 @@ TEXTS = {
     "model",
 }  # fmt: skip
 LIGHT = {"cache"}  # commands that need no PyTorch
+LONGEST = 40  # characters of a value that a message repeats
 LARGEST = 2**63 - 1  # what seeds, counts and sizes may be: the integers of PyTorch and SQLite
 
 
@@ -70,6 +71,15 @@ def problem_of(value: Any, key: str = "") -> str | None:
     return None
 
 
+def _given(error: Any) -> str | None:
+    """The value that pydantic, by which typer checks numbers, did not take; None where it does not say."""
+    try:
+        value = str(error.__cause__.errors()[0]["input"])
+    except (AttributeError, LookupError, TypeError):
+        return None
+    return value if len(value) <= LONGEST else f"{value[:LONGEST]}..."
+
+
 def usage_line(error: Any) -> str:
     """Put a usage error of typer into one line that ends on where to look."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
@@ -79,6 +89,8 @@ def usage_line(error: Any) -> str:
         name = f"--{name}"
     message = str(getattr(error, "message", error)).removeprefix("Value error, ")
     message = re.sub(r"^Input should be (.*?)(, unable to .*)?$", r"must be \1", message)
+    if message.startswith("must be ") and (given := _given(error)) is not None:
+        message += f', not "{given}"'
     if isinstance(error, typer.BadParameter) and name and message:
         choice = re.fullmatch(r"'(.*)' is not one of (.*?)\.?", message, re.DOTALL)
         if choice:

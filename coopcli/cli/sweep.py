@@ -45,7 +45,8 @@ def _axis(text: str, read: Callable[[str], T], option: str) -> list[T]:
     try:
         return list(dict.fromkeys(read(word) for word in words))
     except (ValueError, KeyError) as error:
-        raise typer.BadParameter(f'"{text}": {error.args[0] if error.args else error}', param_hint=option) from error
+        among = f' (of "{text}")' if len(words) > 1 else ""
+        raise typer.BadParameter(f"{error.args[0] if error.args else error}{among}", param_hint=option) from error
 
 
 def _count(word: str) -> int:
@@ -75,7 +76,7 @@ def _seed(word: str) -> int:
 def _one_of(known: Sequence[str]) -> Callable[[str], str]:
     def read(word: str) -> str:
         if word not in known:
-            raise ValueError(f"unknown value; choose among {', '.join(known)}")
+            raise ValueError(f'unknown value "{word}"; choose among {", ".join(known)}')
         return word
 
     return read

@@ -4,6 +4,7 @@ import copy
 import io
 import multiprocessing
 import pickle
+import sys
 
 import joblib
 import numpy as np
@@ -204,6 +205,15 @@ def test_copies_predict_the_same(mini, photos, tmp_path, copied):
         assert other.cache.path == original.cache.path and other.cache.max_bytes() == original.cache.max_bytes()
         if isinstance(other, Prompt):
             assert torch.equal(other.class_features(["moon", "sun"]), original.class_features(["moon", "sun"]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="starts its processes by fork")
+def test_a_pool_maps_them(mini, photos):
+    paths = [[path] for path in sorted(photos.rglob("*.png"))[::6]]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        for classifier in (Prompt(learned_prompt(mini), mini), Classifier(some_head(mini), mini)):
+            expected = [classifier.predict(each).tolist() for each in paths]
+            assert [names.tolist() for names in pool.map(classifier.predict, paths)] == expected
 
 
 def test_a_worker_of_a_pool_decodes_in_threads(prompt, photos, monkeypatch):
