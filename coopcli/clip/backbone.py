@@ -139,6 +139,11 @@ class Backbone:
             )
             inputs = (inputs - mean) / std
         features = self.model.get_image_features(pixel_values=inputs.to(self.model.dtype)).pooler_output
+        if features.shape[-1] != self.feature_width:  # possible where the image tower ends without a projection
+            raise CoopError(
+                f'model "{self.name}": its image features have {features.shape[-1]} numbers and its text features '
+                f"{self.feature_width}; correct the projection's size in its config.json"
+            )
         return torch.nn.functional.normalize(features.float(), dim=-1)
 
 

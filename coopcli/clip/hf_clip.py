@@ -16,7 +16,7 @@ from ..choices import MINI
 from ..errors import CoopError
 from ..hub import prepare_hub
 from ..names import OPEN_CLIP
-from .integrity import check_config, check_tokenizer, check_weights
+from .integrity import check_config, check_tokenizer, check_weights, warn_of_length
 from .known import MINI_FOLDER as MINI_FOLDER
 from .openclip import INSTALL
 from .pixels import centre
@@ -90,6 +90,8 @@ def load_hf_clip(name: str, revision: str | None, allow_pickle: bool) -> tuple[C
         # In other families' configs these ids are not used, and often wrong.
         eos = text.eos_token_id if config.model_type in ("clip", "metaclip_2") else None
         check_tokenizer(name, tokenizer, text.vocab_size, eos, text.pad_token_id, legacy=config.model_type == "clip")
+        if config.model_type == "clip":
+            warn_of_length(name, tokenizer, text.max_position_embeddings)
         if config.model_type == "siglip":
             lower_case(tokenizer)
         processor = getattr(transformers, family.image_processor).from_pretrained(source, revision=revision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,24 @@ MOST = {
     "patch_size": 1 << 12, "num_channels": 16,
 }  # fmt: skip
 MOST_PARAMETERS = 20_000_000_000  # 80 GB in float32; the largest published CLIP has 18 billion
+UNBOUNDED = 1 << 20  # tokens; transformers writes 10^30 where no length is known
 LEGACY_EOS = 2  # in configs of OpenAI's models it means "EOS is the largest id" (transformers' modeling_clip.py)
 
 
+logger = logging.getLogger(__name__)
+
+
 def check_config(name: str, config: Any, weights_bytes: int | None) -> None:
-    """Raise CoopError for sizes that no model has, or that the weights' files (`weights_bytes`) are too small for."""
+    """Raise CoopError for a quantised model, and and for sizes that cannot be, or not with `weights_bytes`."""
     parameters = 0
-    for part in (config.text_config, config.vision_config):  # every family has both
+    for part in (config, config.text_config, config.vision_config):  # every family has both towers
+        if quantised := getattr(part, "quantization_config", None):
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+            raise CoopError(
+                f'model "{name}" is quantised ({method or "quantization_config in its config.json"}); '
+                "use the model that it was made from, in float32, float16 or bfloat16"
+            )
+    for part in (config.text_config, config.vision_config):
         for key, most in MOST.items():
             size = getattr(part, key, None)
             if isinstance(size, int) and not 1 <= size <= most:
@@ -78,6 +90,15 @@ def _count(weights: Sequence[object]) -> str:
     return "1 weight" if len(weights) == 1 else f"{len(weights)} weights"
 
 
+def warn_of_length(name: str, tokenizer: CLIPTokenizer, positions: int) -> None:
+    """Warn of a tokenizer that was made for texts of another length: that of another model, of the same vocabulary."""
+    if tokenizer.model_max_length != positions and tokenizer.model_max_length < UNBOUNDED:
+        logger.warning(
+            'the tokenizer of model "%s" is for texts of %d tokens and its text tower for %d: is it the model\'s own?',
+            name, tokenizer.model_max_length, positions,
+        )  # fmt: skip
+
+
 def check_tokenizer(
     name: str, tokenizer: CLIPTokenizer, vocab_size: int, eos: int | None = None, pad: int | None = None, legacy: bool = True
 ) -> None:
@@ -124,17 +145,33 @@ def _other_tokenizer(name: str, reason: str) -> CoopError:
 
 
 def check_numbers(name: str, model: torch.nn.Module) -> None:
-    """Raise CoopError for weights with numbers that are not finite (NaN or infinite)."""
+    """Raise CoopError for weights with numbers that are not finite (NaN or infinite), and for the codes of quantised ones."""
     faulty = []
     for key, weight in model.state_dict().items():
         if weight.is_floating_point() and not weight.isfinite().all():
             faulty.append((key, int((~weight.isfinite()).sum())))
+        elif _are_codes(weight):
+            raise CoopError(
+                f'model "{name}" is quantised: "{key}" holds whole numbers from {int(weight.min())} to {int(weight.max())}; '
+                "use the model that it was made from, in float32, float16 or bfloat16"
+            )
     if faulty:
         key, count = faulty[0]
         raise CoopError(
             f'model "{name}" has {_count(faulty)} with numbers that are not finite (first: {count} in "{key}"); '
             "its files are damaged, or its training failed"
         )
+
+
+def _are_codes(weight: Tensor) -> bool:
+    """Whether a matrix holds whole numbers alone, as int8 weights do that were loaded as they are; an identity does, too."""
+    if weight.ndim < 2 or not weight.is_floating_point() or not _are_whole(weight[0]) or not _are_whole(weight):
+        return False
+    return bool(weight.max() - weight.min() > 1)
+
+
+def _are_whole(numbers: Tensor) -> bool:
+    return bool((numbers == numbers.round()).all())
 
 
 def check_features(features: Tensor, what: str, names: Collection[str]) -> None:

@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+import transformers
 from conftest import folder_of, tiny_clip
+from families import folder_of_family
 from safetensors.torch import load_file, save_file
 
 from coopcli.clip.backbone import load_backbone
@@ -114,6 +116,60 @@ def test_missing_weights_of_a_pickle(folder):
 def test_configs_that_cannot_be(folder, tower, key, size):
     change_config(folder, tower, **{key: size})
     refused(folder)
+
+
+@pytest.mark.parametrize(
+    "quantised",
+    [
+        {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        {"quant_method": "bitsandbytes", "_load_in_4bit": True, "load_in_4bit": True},
+        {"quant_method": "gptq", "bits": 4},
+        {"quant_method": "fp8"},
+        {"quant_method": "something new"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tower", [None, "text_config"])
+def test_quantised_models(folder, quantised, tower):
+    config = json.loads((folder / "config.json").read_text())
+    (config[tower] if tower else config)["quantization_config"] = quantised
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(folder, f"is quantised ({quantised['quant_method']}); use the model that it was made from")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_weights_of_whole_numbers(folder, dtype):
+    """transformers would take the codes for the weights."""
+
+    def change(weights):
+        key = "text_model.encoder.layers.1.mlp.fc1.weight"
+        weights[key] = (30 * weights[key] + 60).to(dtype)
+
+    change_weights(folder, change)
+    refused(folder, 'is quantised: "text_model.encoder.layers.1.mlp.fc1.weight" holds whole numbers from')
+
+
+def test_a_projection_that_changes_nothing_is_let_through(folder):
+    change_weights(folder, lambda weights: weights.update({"visual_projection.weight": torch.eye(24, 32)}))
+    assert load_backbone(str(folder), device="cpu").feature_width == 24
+
+
+def test_a_tokenizer_for_other_lengths_is_told(folder, caplog):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 248}))
+    load_backbone(str(folder), device="cpu")
+    assert "is for texts of 248 tokens and its text tower for 77" in caplog.text
+
+
+def test_towers_of_different_widths(tmp_path, monkeypatch):
+    """ALIGN's image tower ends without a projection: its width must be that of the text's."""
+    config = transformers.AlignConfig
+    monkeypatch.setattr(transformers, "AlignConfig", lambda **given: config(**given | {"projection_dim": 16}))
+    backbone = load_backbone(folder_of_family("align", tmp_path / "align"), device="cpu")
+    with pytest.raises(
+        CoopError, match="image features have 8 numbers and its text features 16; correct the projection's size"
+    ):
+        backbone.encode_images(torch.zeros(1, 3, backbone.image_size, backbone.image_size, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("size", [0, -3, 2**40, 300_000])
