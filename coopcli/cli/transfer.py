@@ -86,7 +86,8 @@ def transfer(
     from ..machine import pick_device
     from .setup import can_draw, open_backbone, open_cache
 
-    prompts = {word: _prompt(word) for word in prompts_and_data}
+    last = prompts_and_data[-1]  # a data set, whatever it is called
+    prompts = {word: _prompt(word, word != last) for word in prompts_and_data}
     files = {word: path for word, path in prompts.items() if path}
     data = [word for word in prompts if word not in files]
     if not files or not data:
@@ -135,18 +136,22 @@ def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
 
 
-def _prompt(word: str) -> Path | None:
+def _prompt(word: str, explain: bool) -> Path | None:
     """Find the prompt that a word names, here or on the hub; None for a word that names a data set.
 
-    `user/name` may be either on the hub: it is a prompt where a model repository of that name holds one.
+    `user/name` may be either on the hub: it is a prompt where a model repository of that name holds one. With `explain`, a
+    near miss of a run here raises UsageError.
     """
     from ..errors import CoopError, UsageError
     from ..files import HEAD_FILE, PROMPT_FILE
+    from .finding import check_prompt
     from .setup import find_prompt
 
     path = Path(word)
     if path.suffix == ".safetensors" or any((path / name).is_file() for name in (PROMPT_FILE, HEAD_FILE)):
         return path
+    if explain:
+        check_prompt(word)
     try:
         fetched = find_prompt(word)
     except CoopError as error:

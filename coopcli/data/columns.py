@@ -74,10 +74,11 @@ def splits_of_rows(source: object, cells: Cells, rows: int) -> tuple[str | None,
     for column in columns_named(cells, SPLIT_COLUMNS):
         words = cells[column]
         if not any(map(split_name, words)):
-            if columns_named([column], ["split"]):
+            if some := next(filter(None, words), None):
                 logger.warning(
-                    '"%s" has a column "%s" with "%s", which is not a split (train, val, test); it is not used',
-                    source, column, words[0],
+                    '"%s" has a column "%s" with "%s", which is not a split (train, val, test); it is not used: write these '
+                    "words there to use it",
+                    source, column, some,
                 )  # fmt: skip
             continue
         if "" in words:

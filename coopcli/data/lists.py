@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -143,6 +144,10 @@ def _list_table(listing: _Listing, path: Path, split: str, image_column: str | N
     image = pick_column(path, cells, "image", image_column or find_image_column(path, cells))
     rest = {column: values for column, values in cells.items() if column != image}
     label = pick_column(path, cells, "label", label_column or find_label_column(path, rest, cells[image]))
+    for kind, column in (("path", image), ("label", label)):
+        for row, cell in enumerate(cells[column], 1):
+            if isinstance(cell, Several):
+                raise CoopError(f'"{path}" has {cell[:40]} in row {row} of its column "{column}"; give each image one {kind}')
     rows = len(cells[image])
     rest.pop(label, None)
     by, parts = splits_of_rows(path, rest, rows) if split == "all" else (None, [split] * rows)
@@ -183,7 +188,15 @@ def _parse_json_lines(text: str) -> dict[str, list[str]]:
     return {name: [_cell(row.get(name)) for row in rows] for name in names}
 
 
+class Several(str):
+    """A list or object in a cell of JSON lines, as text: no single path or label."""
+
+
 def _cell(value: Any) -> str:
+    if isinstance(value, (list, dict)):
+        return Several(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, float) and value.is_integer():  # pandas writes 1.0 for 1 where a value is missing elsewhere
+        value = int(value)
     return "" if value is None else str(value).strip()
 
 

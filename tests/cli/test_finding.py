@@ -25,7 +25,10 @@ def runs(tmp_path, mini, monkeypatch):
     ("coop-run/birds-16shots", "coop-runs/birds-16shots"), ("mine/frist", "mine/first"), ("mine/half2", "mine/half"),
 ])  # fmt: skip
 def test_near_misses_are_named_and_not_looked_for_on_the_hub(coop, runs, word, near):
-    for command in (("eval", word, "."), ("interpret", word), ("predict", word, "x.png"), ("report", word)):
+    for command in (
+        ("eval", word, "."), ("interpret", word), ("predict", word, "x.png"), ("report", word), ("transfer", word, "."),
+        ("transfer", "mine/first", word, "."),
+    ):  # fmt: skip
         failed(coop(*command), 2, f'there is no "{word}"; did you mean', near)
 
 
@@ -35,7 +38,10 @@ def test_what_may_be_on_the_hub_passes(runs):
 
 
 def test_a_run_that_is_not_done_says_how_to_resume(coop, runs):
-    for command in (("eval", "mine/half", "."), ("interpret", "mine/half"), ("report", "mine/half"), ("export", "mine/half")):
+    for command in (
+        ("eval", "mine/half", "."), ("interpret", "mine/half"), ("report", "mine/half"), ("export", "mine/half"),
+        ("transfer", "mine/half", "."),
+    ):  # fmt: skip
         failed(coop(*command), 2, '"mine/half" is not done', "coop fit --config mine/half/settings.toml -o mine/half")
 
 

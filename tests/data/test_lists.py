@@ -111,6 +111,9 @@ def test_a_split_column(photos, tmp_path, caplog):
     folds = [row.rpartition(",")[0] + f",fold{k}" for k, row in enumerate(rows)]
     data = load_data(str(table(tmp_path, "path,label,split\n" + "\n".join(folds))), photos)
     assert len(data.splits["all"]) == 4 and 'a column "split" with "fold0", which is not a split' in caplog.text
+    folds = [row.replace(",fold", ",") for row in folds]
+    data = load_data(str(table(tmp_path, "path,label,fold\n" + "\n".join(folds))), photos)
+    assert len(data.splits["all"]) == 4 and 'a column "fold" with "0", which is not a split' in caplog.text
 
 
 def test_columns_that_are_chosen(photos, tmp_path, caplog):
@@ -348,3 +351,20 @@ def test_rows_of_a_split_file_are_not_guessed(tmp_path, row):
     (tmp_path / "split.json").write_text(f'{{"train": [["b", 0, "y"], {row}]}}')
     with pytest.raises(CoopError, match="is not a split file"):
         load_split_file(tmp_path / "split.json")
+
+
+@pytest.mark.parametrize("column", ["label", "path"])
+@pytest.mark.parametrize("value", ['["red/0.png"]', '["a", "b"]', "[]", '{"name": "a"}'])
+def test_a_list_or_object_is_no_label_and_no_path(photos, tmp_path, column, value):
+    good = {"path": '"red/0.png"', "label": '"a"'}
+    rows = ["{" + ", ".join(f'"{key}": {cell}' for key, cell in row.items()) + "}" for row in (good, good | {column: value})]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    with pytest.raises(CoopError, match=rf'row 2 of its column "{column}"; give each image one {column}'):
+        load_table(tmp_path / "t.jsonl", photos)
+
+
+def test_numbers_and_lists_elsewhere_in_json_lines(photos, tmp_path):
+    """pandas writes whole numbers as 1.0 where a value is missing; boxes and captions are lists."""
+    rows = ['{"path": "red/0.png", "label": 2.0, "boxes": [1]}', '{"path": "red/1.png", "label": 10, "boxes": []}']
+    (tmp_path / "t.jsonl").write_text("\n".join([*rows, '{"path": "red/2.png", "label": 10.0}']))
+    assert load_table(tmp_path / "t.jsonl", photos).class_names == ("2", "10")
