@@ -20,6 +20,7 @@ TEXTS = {
     "template", "init", "revision", "split", "image-column", "label-column", "wandb", "license", "message", "target", "methods",
     "model",
 }  # fmt: skip
+HELP = ["-h", "--help"]
 LIGHT = {"cache"}  # commands that need no PyTorch
 LONGEST = 40  # characters of a value that a message repeats
 LARGEST = 2**63 - 1  # what seeds, counts and sizes may be: the integers of PyTorch and SQLite
@@ -34,6 +35,10 @@ class Command(TyperCommand):
             with status("loading PyTorch"):
                 import_module("torch")
         return super().invoke(ctx)
+
+    def get_help_option_names(self, ctx: Any) -> list[str]:
+        """Both names, in the command reference too."""
+        return HELP
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Lay out the help screen; see help.py."""
@@ -52,6 +57,10 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """The program itself, whose help screen is laid out like those of its commands."""
+
+    def get_help_option_names(self, ctx: Any) -> list[str]:
+        """Both names, in the command reference too."""
+        return HELP
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Lay out the help screen; see help.py."""
