@@ -164,9 +164,10 @@ def fit(
     from ..data.fewshot import draw_few_shot, half
     from ..errors import UsageError
     from ..experiments.contents import data_digest
+    from ..experiments.draw import draw_run
     from ..experiments.folder_lock import locked
     from ..experiments.plots import check_matplotlib
-    from ..experiments.run_folder import IMAGES_DIGEST, append_epoch, begin_run, check_run, draw_run, kept_run, write_run
+    from ..experiments.run_folder import IMAGES_DIGEST, append_epoch, begin_run, check_run, kept_run, write_run
     from ..experiments.trackers import epoch_numbers, final_numbers, tracked
     from ..files import checkpoint_of
     from ..learned.reference import read_initial_context
@@ -197,6 +198,7 @@ def fit(
         if reference_init is None
         else read_initial_context(reference_init, settings, n_classes, backbone.text_encoder.width)
     )
+    drawn = draw_few_shot(dataset, wanted_shots, seed, classes)
     resolved = settings_of(context) | {
         "shots": wanted_shots or "all", "revision": backbone.revision or revision, "context-length": settings.n_ctx,
         "epochs": chosen.epochs, "lr": chosen.lr, "batch-size": chosen.batch_size, "warmup-epochs": chosen.warmup_epochs,
@@ -205,7 +207,7 @@ def fit(
         RESOLVED: {
             "fingerprint": backbone.fingerprint, "optimizer": chosen.optimizer,
             "reference-init-sha256": reference_init and hashlib.sha256(reference_init.read_bytes()).hexdigest(),
-            IMAGES_DIGEST: data_digest(draw_few_shot(dataset, wanted_shots, seed, classes)),
+            IMAGES_DIGEST: data_digest(drawn),
         },
     }  # fmt: skip
     context.with_resource(locked(folder))
@@ -234,14 +236,18 @@ def fit(
             )  # fmt: skip
             record(final_numbers(run), len(run.log))
         write_run(folder, run, resolved)
+    figures = []
     if plot:
-        draw_run(folder, run, backbone, template, cache)
+        figures = draw_run(folder, run, backbone, template, cache, drawn.test)
     outcome = _outcome(run)
     if json:
-        print_json({"command": "fit", "data": dataset.name, "prompt": str(folder / PROMPT_FILE), **outcome.as_dict()})
+        written = {"prompt": str(folder / PROMPT_FILE), "figures": [str(relative(path)) for path in figures]}
+        print_json({"command": "fit", "data": dataset.name, **written, **outcome.as_dict()})
     else:
         show(outcome, dataset.name, template)
         say("   ".join(f"{step} {value:.1f} s" for step, value in outcome.seconds.items()))
+        if figures:
+            say(f"figures: {', '.join(str(relative(path)) for path in figures)}")
         say(f"prompt: {relative(folder / PROMPT_FILE)}\nnext: coop predict {shlex.quote(str(relative(folder)))} IMAGE")
 
 

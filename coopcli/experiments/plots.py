@@ -13,7 +13,6 @@ from ..errors import CoopError
 from ..files import write_atomically
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Of a figure's lines, each on a light and on a dark ground; the report takes them from here. The first eight are near Okabe and
@@ -23,6 +22,7 @@ LINE_COLOURS = (
     ("#3d9bd1", "#a8d8fa"), ("#1c2128", "#f2f4f6"), ("#85898f", "#8f979f"), ("#7a4fbf", "#b79cf0"), ("#8a5a2b", "#cf9f6e"),
     ("#c2185b", "#ff7aa8"), ("#5f7300", "#b5cc4e"),
 )  # fmt: skip
+NUMBERED = 40  # classes up to which a confusion has its numbers
 DASHES = ((), (6, 2), (2, 2), (6, 2, 2, 2))  # lengths of strokes and gaps, in line widths
 MARKERS = "osD^vPXhp<>d"
 Points = Sequence[tuple[int, float, float]]  # x, mean and standard deviation
@@ -118,9 +118,9 @@ def grouped_bars(
 
 
 def confusion(path: Path, title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
-    """Shares of each true class (row) by predicted class (column), as squares."""
+    """Shares of each true class (row) by predicted class (column), as squares, with the numbers of images in them."""
     shares = [[count / (sum(row) or 1) for count in row] for row in counts]
-    _squares(path, title, names, shares, (0, 1), ("true", "predicted"), "share of the true class")
+    _squares(path, title, names, shares, (0, 1), ("true", "predicted"), "share of the true class", counts)
 
 
 def similarity(path: Path, title: str, names: Sequence[str], cosines: Sequence[Sequence[float]]) -> None:
@@ -129,17 +129,48 @@ def similarity(path: Path, title: str, names: Sequence[str], cosines: Sequence[S
     _squares(path, title, names, cosines, (min(lowest, 1 - 1e-6), 1), ("learned", "hand-written"), "cosine similarity")
 
 
-def plot_run(
-    folder: Path,
-    title: str,
-    names: Sequence[str],
-    counts: Sequence[Sequence[int]] | None,
-    cosines: Sequence[Sequence[float]],
+def learning_curve(
+    path: Path, title: str, epochs: Sequence[tuple[int, float, float]], levels: Sequence[tuple[str, float]]
 ) -> None:
-    """A run's figures in its folder: `confusion`, if there are counts, and `similarity`."""
-    if counts is not None:
-        confusion(folder / "confusion", f"{title}: learned prompt", names, counts)
-    similarity(folder / "similarity", f"{title}: class features", names, cosines)
+    """Loss and train accuracy of each (epoch, loss, accuracy), above each other; `levels` are test accuracies, dashed."""
+    numbers, losses, accuracies = zip(*epochs, strict=True)
+    with _figure(path, rows=2) as (figure, (above, below)):
+        above.plot(numbers, losses, color=LINE_COLOURS[0][0])
+        # The first epochs, before the context has moved, would flatten all that follows.
+        above.set_ylim(0, 1.1 * max(losses[len(losses) // 20 :]))
+        above.set_ylabel("train loss")
+        above.set_title(_plain(title))
+        below.plot(numbers, [100 * share for share in accuracies], color=LINE_COLOURS[0][0], label="train views")
+        for number, (label, share) in enumerate(levels, 1):
+            below.axhline(100 * share, color=LINE_COLOURS[number][0], linestyle="--", linewidth=1.2, label=_plain(label))
+        below.set_ylim(0, 104)
+        below.set_ylabel("top-1 accuracy in %")
+        below.set_xlabel("epoch")
+        for axes in (above, below):
+            axes.set_xlim(0, max(numbers) + 1)
+        figure.legend(*below.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+
+
+Tile = tuple[Any, str, bool]  # an image, what stands above it, whether it is right
+
+
+def mosaic(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Tile]]]) -> None:
+    """Images in rows, each row under its heading; the texts above right ones are green, above wrong ones red."""
+    columns = max(len(tiles) for _, tiles in rows)
+    with _figure(path, width=1.75 * columns, height=0.4 + 2.5 * len(rows), rows=len(rows), columns=columns) as (figure, grid):
+        figure.suptitle(_plain(title))
+        for (heading, tiles), line in zip(rows, grid, strict=True):
+            for place, axes in enumerate(line):
+                axes.set_axis_off()
+                if place < len(tiles):
+                    image, text, right = tiles[place]
+                    axes.imshow(image)
+                    room = " \n" if heading else ""
+                    axes.set_title(room + _plain(text), fontsize=8, color=LINE_COLOURS[2 if right else 1][0])
+            lines = max(text.count("\n") for _, text, _ in tiles) + 1
+            place_above = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
+            above = line[0].annotate(_plain(heading), xytext=(0, 10 + 10 * lines), fontweight="bold", **place_above)
+            above.set_in_layout(False)  # or the first column would be as wide as the heading
 
 
 def _squares(
@@ -150,8 +181,9 @@ def _squares(
     limits: tuple[float, float],
     axis_labels: tuple[str, str],
     unit: str,
+    numbers: Sequence[Sequence[int]] = (),
 ) -> None:
-    """A square for each value, rows down and columns across, the darker the larger."""
+    """A square for each value, rows down and columns across, the darker the larger; with numbers where they are readable."""
     side = min(14.0, 3 + 0.35 * len(names))
     with _figure(path, width=side + 1, height=side) as (figure, axes):
         image = axes.imshow(values, cmap="Blues", vmin=limits[0], vmax=limits[1])
@@ -159,6 +191,11 @@ def _squares(
         size = max(3.0, 9 - len(names) / 20)
         axes.set_xticks(range(len(names)), plain, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), plain, fontsize=size)
+        for row, line in enumerate(numbers if len(names) <= NUMBERED else ()):
+            for column, number in enumerate(line):
+                if number:
+                    ink = "white" if values[row][column] > (limits[0] + limits[1]) / 2 else "black"
+                    axes.text(column, row, str(number), ha="center", va="center", color=ink, fontsize=size)
         axes.grid(visible=False)
         axes.set_ylabel(axis_labels[0])
         axes.set_xlabel(axis_labels[1])
@@ -180,8 +217,13 @@ def _plain(text: str) -> str:
 
 
 @contextmanager
-def _figure(path: Path, width: float = 7.5, height: float = 4.5) -> Iterator[tuple[Figure, Axes]]:
-    """A figure to draw on, afterwards saved as `path` with the endings .png and .svg."""
+def _figure(
+    path: Path, width: float = 7.5, height: float = 4.5, rows: int = 1, columns: int = 1
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure to draw on, afterwards saved as `path` with the endings .png and .svg.
+
+    With it come its Axes: one, a row of several, or for several columns rows of them.
+    """
     check_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -189,7 +231,7 @@ def _figure(path: Path, width: float = 7.5, height: float = 4.5) -> Iterator[tup
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks is drawn as boxes
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.subplots()
+        yield figure, figure.subplots(rows, columns, squeeze=columns == 1)
         for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             content = io.BytesIO()
             figure.savefig(content, format=form, metadata=metadata)

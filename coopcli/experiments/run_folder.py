@@ -16,9 +16,6 @@ from typing import Any
 
 import torch
 
-from ..clip.backbone import Backbone
-from ..clip.cache import FeatureCache
-from ..clip.class_features import hand_written_features
 from ..errors import CoopError, UsageError
 from ..files import (
     CARD_FILE,
@@ -33,10 +30,9 @@ from ..files import (
     remove_partials,
     write_atomically,
 )
-from ..learned.applied import learned_features
 from ..learned.card import kept_card, model_card
 from ..learned.prompt import LearnedPrompt, load_prompt
-from ..learned.scores import MATRIX_CLASSES, Evaluation, Metrics
+from ..learned.scores import Evaluation, Metrics
 from ..learning.fit import Fit
 from ..learning.training import EpochLog
 from ..machine import peak_memory, versions
@@ -44,12 +40,14 @@ from ..names import distinct
 from ..settings import RESOLVED, changes, read_settings, to_toml
 from .contents import write_few_shot
 from .describe import describe
-from .plots import plot_run
 
 logger = logging.getLogger(__name__)
 
 IMAGES_DIGEST = "images-sha256"  # in the resolved settings: what the run learns from and is tested on, by content
-DRAWN = ("confusion.png", "confusion.svg", "similarity.png", "similarity.svg", "report.html")  # made from a run's results
+DRAWN = (
+    *(f"{name}.{form}" for name in ("learning", "confusion", "similarity", "mosaic") for form in ("png", "svg")),
+    "report.html",
+)  # made from a run's results
 
 
 def check_run(folder: Path, settings: dict[str, Any], overwrite: bool = False, free: Collection[str] = ()) -> None:
@@ -187,22 +185,6 @@ def write_run(folder: Path, result: Fit, settings: dict[str, Any]) -> None:
     write_atomically(folder / CARD_FILE, card.encode())
     result.prompt.save(folder / PROMPT_FILE)
     checkpoint_of(folder).unlink(missing_ok=True)
-
-
-def draw_run(folder: Path, run: Fit | Run, backbone: Backbone, template: str, cache: FeatureCache) -> None:
-    """Draw a run's figures into its folder: the confusion, and how similar learned and hand-written class features are.
-
-    Of more than MATRIX_CLASSES classes nothing is drawn, with a note: no one could read squares as small, and their number
-    would fill the memory.
-    """
-    names, test = run.prompt.class_names, run.test if isinstance(run, Fit) else run.learned
-    if len(names) > MATRIX_CLASSES:
-        logger.warning("no figures are drawn for %d classes; their squares are drawn for up to %d", len(names), MATRIX_CLASSES)
-        return
-    learned = learned_features(backbone, run.prompt, names, cache)
-    cosines = learned @ hand_written_features(backbone, [template], names, cache).T
-    title = str(run.prompt.training.get("data"))
-    plot_run(folder, title, names, test.metrics.confusion if test else None, cosines.tolist())
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,8 @@ def test_groups_and_confusion(tmp_path):
     assert (tmp_path / "confusion.svg").stat().st_size > 1000
 
 
-def test_a_runs_figures(tmp_path):
-    plots.plot_run(tmp_path, "toy", ["a", "b"], [[3, 1], [0, 2]], [[0.9, -0.2], [0.1, 0.9]])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "confusion.png", "confusion.svg", "similarity.png", "similarity.svg",
-    ]  # fmt: skip
+def test_full_similarity_is_darkest(tmp_path):
+    plots.similarity(tmp_path / "similarity", "toy", ["a", "b"], [[0.9, -0.2], [0.1, 0.9]])
     darkest, palest = (8, 48, 107), (247, 251, 255)  # of the colour map
     pixels = picture(tmp_path / "similarity.png")
     plots.similarity(tmp_path / "other", "toy", ["a", "b"], [[1.0, -0.2], [-0.2, 1.0]])
@@ -70,8 +67,31 @@ def test_a_runs_figures(tmp_path):
     dark, pale = (lambda of, c=colour: (np.abs(of - c).max(-1) < 3).sum() for colour in (darkest, palest))
     assert dark(other) > 10 * dark(pixels) > 0  # full similarity is darkest, and here on the scale only
     assert pale(other) > 1.8 * pale(pixels) > 0
-    plots.plot_run(tmp_path / "untested", "toy", ["a", "b"], None, [[1, 1], [1, 1]])
-    assert sorted(path.name for path in (tmp_path / "untested").iterdir()) == ["similarity.png", "similarity.svg"]
+
+
+def test_a_confusion_has_its_numbers_where_they_are_readable(tmp_path):
+    for name, n in (("few", 3), ("many", plots.NUMBERED + 1)):
+        counts = [[17 * (k == j) + 0 for j in range(n)] for k in range(n)]
+        plots.confusion(tmp_path / name, "toy", [f"c{k}" for k in range(n)], counts)
+    few, many = ((tmp_path / f"{name}.svg").read_text() for name in ("few", "many"))
+    assert few.count("<!-- 17 -->") == 3 and "<!-- 17 -->" not in many and "<!-- 0 -->" not in few
+
+
+def test_the_loss_axis_is_not_set_by_the_first_epochs(tmp_path):
+    """A first loss of 100 leaves the later ones, of 1, visible: their line has some height."""
+    epochs = [(epoch, 100.0 if epoch < 3 else 1 + epoch % 2, 0.5) for epoch in range(1, 101)]
+    plots.learning_curve(tmp_path / "learning", "toy", epochs, [("test, learned", 0.7)])
+    rows = np.flatnonzero((np.abs(picture(tmp_path / "learning.png") - [0, 114, 178]).max(-1) < 8).sum(1) > 20)
+    assert rows[-1] - rows[0] > 100 and near(picture(tmp_path / "learning.png"), plots.LINE_COLOURS[1][0]) > 100
+
+
+def test_a_mosaic_shows_its_images(tmp_path):
+    tiles = [
+        (Image.new("RGB", (20, 20), colour), "x 90 %", right) for colour, right in (((255, 0, 0), True), ((0, 0, 255), False))
+    ]
+    plots.mosaic(tmp_path / "mosaic", "toy", [("hits", tiles), ("mistakes", tiles[:1])])
+    pixels = picture(tmp_path / "mosaic.png")
+    assert near(pixels, "#ff0000") == pytest.approx(2 * near(pixels, "#0000ff"), rel=0.05) and near(pixels, "#0000ff") > 5000
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from coopcli.clip.prompts import ContextSettings
 from coopcli.data.dataset import ImageItem
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError, UsageError
-from coopcli.experiments.run_folder import _evaluation, append_epoch, begin_run, check_run, draw_run, read_run, write_run
+from coopcli.experiments.run_folder import _evaluation, append_epoch, begin_run, check_run, read_run, write_run
 from coopcli.files import checkpoint_of
 from coopcli.learned.prompt import load_prompt
 from coopcli.learned.scores import MATRIX_CLASSES, evaluate_logits
@@ -217,16 +217,6 @@ def test_impossible_accuracies_are_not_believed(run, change):
     (run / "metrics.json").write_text(json.dumps(written | {"learned": written["learned"] | change}))
     with pytest.raises(CoopError, match="is not what `coop fit` wrote"):
         read_run(run)
-
-
-def test_no_squares_are_drawn_of_very_many_classes(fits, mini, tmp_path, monkeypatch, caplog):
-    result, _ = fits[0]
-    monkeypatch.setattr("coopcli.experiments.run_folder.MATRIX_CLASSES", 2)
-    draw_run(tmp_path, result, mini, "a {}.", FeatureCache(None))
-    assert not list(tmp_path.iterdir()) and "no figures are drawn for 3 classes" in caplog.text
-    monkeypatch.setattr("coopcli.experiments.run_folder.MATRIX_CLASSES", 3)
-    draw_run(tmp_path, result, mini, "a {}.", FeatureCache(None))
-    assert {path.stem for path in tmp_path.iterdir()} >= {"similarity"}
 
 
 def test_accuracies_of_many_classes_are_read_as_they_were_written():
