@@ -6,15 +6,37 @@ import errno
 import io
 import os
 import signal
+import socket
 import sys
+from contextlib import suppress
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .parallel import World
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 data or machine at fault, 2 the command at fault, 130 Ctrl-C.
 
     When the reader of stdout goes away (`| head`), it ends quietly with 1. COOP_DEBUG=1 shows the traceback of any error.
+    Of the processes of one job the first alone writes to stdout, and the first that fails says why.
     """
+    try:
+        code = _run()
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
+    if _here().size > 1:  # at once: the libraries that talk to the others may hang or crash while they are taken down
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line; returns its exit code."""
     interrupts = _remember_ctrl_c()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever a terminal's encoding lacks is shown as an escape
@@ -22,28 +44,29 @@ def main() -> None:
     try:
         from .cli.app import app
 
+        if _here().rank and sys.stdout:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         try:
             code = app(standalone_mode=False)
         finally:
             _flush()
         if code == 130:
             _say_stopped()
-        if code:
-            sys.exit(code)
+        return code or 0
     except SystemExit:
         raise
     except KeyboardInterrupt:
         _say_stopped()
-        sys.exit(130)
+        return 130
     except Exception as error:
         if interrupts:  # while libraries are loaded, some of them make an error of their own of it
             _say_stopped()
-            sys.exit(130)
+            return 130
         message, exit_code = _explain(error)
         if message is None:
             raise
         _print(message)
-        sys.exit(exit_code)
+        return exit_code
 
 
 def _explain(error: Exception) -> tuple[str | None, int]:
@@ -68,6 +91,8 @@ def _explain(error: Exception) -> tuple[str | None, int]:
         message = f'"{os.fsdecode(error.filename)}" cannot be used: {error.strerror}'
     else:
         message = f"{type(error).__name__}: {error} (COOP_DEBUG=1 shows where)"
+    if (here := _here()).rank:
+        message += f" (process {here.rank + 1} of {here.size}, on {socket.gethostname()})"
     return f"coop: {printable(message)}", 2 if isinstance(error, UsageError) else 1
 
 
@@ -102,7 +127,22 @@ def _say_stopped() -> None:
     _print("coop: stopped; run the same command to resume (features and the last whole epoch are kept)")
 
 
+def _here() -> World:
+    """The job of this process; this one alone where the variables that say so are wrong, which is the error to tell then."""
+    from .errors import UsageError
+    from .parallel import World, launched
+
+    try:
+        return launched()
+    except UsageError:
+        return World()
+
+
 def _print(text: str) -> None:
+    from .parallel import first_to_fail
+
+    if _here().size > 1 and not first_to_fail():
+        return
     if sys.stderr and text:  # None where it is closed, and print would take stdout instead
         print(text, file=sys.stderr)
 

@@ -17,6 +17,7 @@ import torch
 
 from .choices import Device
 from .errors import UsageError
+from .parallel import launched
 from .version import __version__
 
 MEMINFO = Path("/proc/meminfo")
@@ -69,6 +70,8 @@ def pick_device(device: Device) -> torch.device:
         raise UsageError("--device cuda: this PyTorch sees no CUDA device; use --device cpu or auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and (here := launched()).size > 1:  # each process of a host takes its own
+        return torch.device("cuda", here.local_rank % torch.cuda.device_count())
     return torch.device(device)
 
 

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..names import encodable
+from ..parallel import join, launched
 from .config import key_of
 from .console import status
 from .help import write_help
@@ -23,6 +24,8 @@ TEXTS = {
 HELP = ["-h", "--help"]
 LIGHT = {"cache"}  # commands that need no PyTorch
 LONGEST = 40  # characters of a value that a message repeats
+# What the processes of a torchrun or srun do together, and what each does apart; the first alone does anything else.
+TOGETHER, APART = {"fit", "eval", "zeroshot", "ensemble", "predict", "transfer"}, {"sweep"}
 LARGEST = 2**63 - 1  # what seeds, counts and sizes may be: the integers of PyTorch and SQLite
 
 
@@ -30,10 +33,18 @@ class Command(TyperCommand):
     """A command whose numbers are finite and of a possible size, and whose texts can be names of files."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; while PyTorch loads, which takes most of the time before anything happens, a terminal says so."""
+        """Run the command, with the other processes where this is one of many.
+
+        While PyTorch loads, which takes most of the time before anything happens, a terminal says so.
+        """
+        here = launched()
+        if here.rank and self.name not in TOGETHER | APART:
+            return None
         if self.name not in LIGHT:
             with status("loading PyTorch"):
                 import_module("torch")
+        if here.size > 1 and self.name in TOGETHER | APART:
+            join(ctx.params.get("device", "auto"), self.name in TOGETHER)
         return super().invoke(ctx)
 
     def get_help_option_names(self, ctx: Any) -> list[str]:

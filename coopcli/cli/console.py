@@ -25,6 +25,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from ..parallel import launched
+
 if TYPE_CHECKING:
     from ..learned.scores import Evaluation
     from ..learning.training import EpochLog
@@ -59,7 +61,7 @@ def shown(text: str) -> Text:
 def set_level(wanted: int) -> None:
     """Choose how much is said on stderr, by this and every command that it runs."""
     global level
-    level = wanted
+    level = QUIET if launched().rank else wanted  # of many processes the first alone speaks
 
 
 def say(text: str) -> None:

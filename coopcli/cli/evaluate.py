@@ -45,6 +45,7 @@ def evaluate(
     from ..experiments.run_folder import provenance
     from ..learned.applied import evaluate_learned
     from ..learned.prompt import load_learned
+    from ..parallel import first_goes_on
     from .setup import Source, find_prompt, open_backbone, open_cache, pick_items
 
     path = find_prompt(prompt, [data])
@@ -61,6 +62,8 @@ def evaluate(
     with progress() as live:
         count = Bars(live).counter("images")
         result = evaluate_learned(learned, backbone, dataset, items, classnames is not None, cache, on_error, count)
+    if not first_goes_on():  # of many processes one writes
+        return
     seen = overlap(result, trained_on(learned, path, whole))
     if predictions:
         write_predictions(predictions, result)

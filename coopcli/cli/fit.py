@@ -174,6 +174,7 @@ def fit(
     from ..learning.fit import Watch
     from ..learning.fit import fit as fit_prompt
     from ..learning.recipe import fast_recipe, paper_recipe
+    from ..parallel import first_goes_on, share, world
     from ..settings import RESOLVED
     from .setup import Source, open_backbone, open_cache
 
@@ -207,21 +208,25 @@ def fit(
         RESOLVED: {
             "fingerprint": backbone.fingerprint, "optimizer": chosen.optimizer,
             "reference-init-sha256": reference_init and hashlib.sha256(reference_init.read_bytes()).hexdigest(),
-            IMAGES_DIGEST: data_digest(drawn),
         },
     }  # fmt: skip
-    context.with_resource(locked(folder))
-    check_run(folder, resolved, overwrite)
     if plot:
         check_matplotlib()
-    kept = None if overwrite else kept_run(folder)
+    first, kept = world().rank == 0, None
+    if first:  # of many processes, the one that writes
+        resolved[RESOLVED][IMAGES_DIGEST] = data_digest(drawn)
+        context.with_resource(locked(folder))
+        check_run(folder, resolved, overwrite)
+        kept = None if overwrite else kept_run(folder)
+    if share(kept is not None) and not first_goes_on():
+        return
     if kept:
         say(f"note: done already, on {kept.finished}; --overwrite trains again")
         run: Run | Fit = kept
     else:
         vectors, where = f"{settings.n_ctx} context vectors", f"{backbone.name} on {backbone.device.type}"
         say(f"run: {relative(folder)}: {vectors}, {chosen.epochs} epochs, {where}")
-        with progress() as live, tracked(folder, resolved, tensorboard, wandb) as record:
+        with progress() as live, tracked(folder, resolved, tensorboard and first, wandb if first else None) as record:
             bars = Bars(live)
 
             def on_epoch(log: EpochLog) -> None:
@@ -229,12 +234,17 @@ def fit(
                 append_epoch(folder, log)
                 record(epoch_numbers(log), log.epoch)
 
-            watch = Watch(bars.update, lambda: begin_run(folder, resolved), on_epoch, bars.training_step)
+            def on_training() -> None:
+                begin_run(folder, resolved)
+
+            watch = Watch(bars.update, on_training, on_epoch, bars.training_step) if first else Watch()
             run = fit_prompt(
                 backbone, dataset, chosen, settings, wanted_shots, seed, start, template, classes, cache, class_chunk, watch,
                 checkpoint_of(folder), on_error,
             )  # fmt: skip
             record(final_numbers(run), len(run.log))
+        if not first_goes_on():
+            return
         write_run(folder, run, resolved)
     figures = []
     if plot:

@@ -81,10 +81,11 @@ def predict(
     from ..data.formats import describe_endings, ending
     from ..errors import CoopError, UsageError
     from ..learned.classifier import Classifier
-    from ..learned.predict import find_images
+    from ..learned.predict import STDIN, find_images
     from ..learned.predict import predict as predictions
     from ..learned.prompt import load_learned
     from ..learned.sorting import class_folders, sort_image
+    from ..parallel import world
     from .finding import is_run
     from .setup import find_prompt, open_backbone, open_cache
 
@@ -99,6 +100,9 @@ def predict(
         learned = replace(learned, exif=exif)
     if runs := [word for word in images if is_run(Path(word))]:
         raise UsageError(f'"{runs[0]}" is a run folder, not images')
+    first = world().rank == 0  # of many processes the first alone writes
+    if world().size > 1 and STDIN in images:
+        raise UsageError("several processes cannot read one stdin; give folders, files or globs in place of -")
     passed_over: Counter[str] = Counter()
     items = find_images(images, _paths_on_stdin(), lambda name: passed_over.update([ending(name)]))
     sort_into = move_to or link_to
@@ -123,6 +127,8 @@ def predict(
                 say(f"note: {prediction}")
             else:
                 read += 1
+                if not first:
+                    continue
                 if sort_into and prediction.class_name is not None:
                     sort_image(Path(prediction.image), sort_into / folders[prediction.class_name], link=link_to is not None)
                     counts[prediction.class_name] += 1
@@ -138,6 +144,8 @@ def predict(
             live.advance(bar)
     if not read:
         raise CoopError(f"none of the {skipped} images can be read")
+    if not first:
+        return
     if sort_into:
         stay = f"; {read - counts.total()} stay, below the threshold" if read > counts.total() else ""
         done = "moved" if move_to else "linked"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..data.load import DataSet, ImageItem, describe, load_data
 from ..errors import CoopError
 from ..experiments.plots import check_matplotlib
 from ..hub import prompt_path
+from ..parallel import gather, world
 from .console import detail, say, status
 from .finding import check_prompt
 
@@ -72,7 +74,18 @@ class Source:
         """List the images; from here on, an image may have `max_pixels`."""
         if self.max_pixels:
             allow_pixels(self.max_pixels)
-        return load_data(self.data, self.images, self.classnames, self.image_column, self.label_column)
+        dataset = load_data(self.data, self.images, self.classnames, self.image_column, self.label_column)
+        check_alike(dataset)
+        return dataset
+
+
+def check_alike(dataset: DataSet) -> None:
+    """Raise CoopError where the processes of a job see different data."""
+    if world().size > 1:
+        names = [(split, item.name, item.label) for split, items in dataset.splits.items() for item in items]
+        digest = hashlib.sha256(repr((dataset.class_names, names)).encode()).hexdigest()
+        if len(set(gather(digest))) > 1:
+            raise CoopError(f'the processes of this job see different images or classes in "{dataset.name}"')
 
 
 def can_draw() -> bool:

@@ -84,6 +84,7 @@ def transfer(
     from ..learned.head import Head
     from ..learned.prompt import LearnedPrompt, load_learned
     from ..machine import pick_device
+    from ..parallel import first_goes_on
     from .setup import can_draw, open_backbone, open_cache
 
     last = prompts_and_data[-1]  # a data set, whatever it is called
@@ -114,6 +115,8 @@ def transfer(
     with progress() as live:
         bars = Bars(live)
         rows = run_transfer(learned, targets, backbone_of, read_templates(templates), cache, bars.update)
+    if not first_goes_on():  # of many processes one writes
+        return
     spreads = matrix(rows)
     first = learned[0][1].training.get("data", "prompts")
     folder = output or Path(options.RUNS_FOLDER) / re.sub(r"[^\w.-]+", "-", f"transfer-{first}")

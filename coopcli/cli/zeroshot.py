@@ -121,6 +121,7 @@ def _run(command: str, templates: list[str], context: typer.Context) -> None:
     from ..data.fewshot import half
     from ..experiments.run_folder import provenance
     from ..learned.scores import by_class_features, evaluate_features
+    from ..parallel import first_goes_on
     from .setup import Source, open_backbone, open_cache, pick_items
 
     settings = typed(_Settings, context)
@@ -135,6 +136,8 @@ def _run(command: str, templates: list[str], context: typer.Context) -> None:
         features = hand_written_features(backbone, templates, dataset.class_names, cache, bars.counter("templates"))
         readable, seen = readable_features(backbone, items, cache, settings.on_error, bars.counter("images"))
     result = evaluate_features(by_class_features(backbone.logit_scale, features), seen, dataset.class_names, readable)
+    if not first_goes_on():  # of many processes one writes
+        return
     if settings.predictions:
         write_predictions(settings.predictions, result)
     if settings.json:

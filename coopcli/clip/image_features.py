@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..choices import OnError
 from ..data.dataset import MOST_BYTES
 from ..data.load import ImageItem
 from ..errors import CoopError
+from ..parallel import gather, gather_rows, world
 from .backbone import IMAGE_BATCH, Backbone
 from .cache import FeatureCache
 from .decoders import Submit, cores, decoders
@@ -33,6 +34,7 @@ BATCH = {"cpu": 32, "cuda": 256}  # images to encode at once: a multiple of IMAG
 AT_ONCE = 64  # images to read and look up at once; the bytes of twice as many are in memory
 BYTES_AT_ONCE = 128 << 20  # of those images' files, so that large files are read a few at a time
 READ_AHEAD = 128  # images whose bytes or pixels are in memory, beyond a batch
+IN_TURN = 512  # images that each process of a job encodes before all exchange their features
 FINISHED = 4096  # features that may wait for an earlier image
 WORTH_PROCESSES = 64  # with fewer images, threads finish before processes would have started
 
@@ -138,6 +140,43 @@ class _Image:
 
 
 def _stream(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache, views: Views) -> Generator[Outcome]:
+    return (_stream_alone if world().size == 1 else _stream_together)(backbone, items, cache, views)
+
+
+def _stream_together(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache, views: Views) -> Generator[Outcome]:
+    """Yield the outcomes of all images in every process of the job: of each block a process encodes its part."""
+    team, items = world(), iter(items)
+    blocks: deque[list[ImageItem]] = deque()  # whose outcomes are still to come
+
+    def own() -> Iterator[ImageItem]:
+        while block := list(islice(items, IN_TURN * team.size)):
+            blocks.append(block)
+            yield from team.mine(block)
+
+    with closing(_stream_alone(backbone, own(), cache, views)) as stream:
+        outcome = next(stream, None)  # looks ahead, so that the block of its image is among `blocks`
+        while blocks:
+            block = blocks.popleft()
+            features = torch.zeros(len(team.mine(block)), len(views), backbone.feature_width)
+            errors: dict[int, str] = {}
+            for place in range(len(features)):
+                assert outcome
+                if isinstance(outcome[1], Tensor):
+                    features[place] = outcome[1]
+                else:
+                    errors[team.part(len(block)).start + place] = str(outcome[1])
+                outcome = next(stream, None)
+            counts = [len(replace(team, rank=rank).mine(block)) for rank in range(team.size)]
+            names = hashlib.blake2b("\n".join(item.name for item in block).encode()).digest()
+            told = gather((names, errors))
+            if any(part[0] != names for part in told):
+                raise CoopError("the processes of this job see different images; all must see the same folders")
+            unreadable = {place: reason for part in told for place, reason in part[1].items()}
+            for place, (item, row) in enumerate(zip(block, gather_rows(features, counts), strict=True)):
+                yield item, CoopError(unreadable[place]) if place in unreadable else row
+
+
+def _stream_alone(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache, views: Views) -> Generator[Outcome]:
     items = iter(items)
     first = list(islice(items, WORTH_PROCESSES))
     many = len(first) >= WORTH_PROCESSES

@@ -49,9 +49,7 @@ class TokenTree:
         # Neighbours in sorted order share the longest prefixes, and sorted order is depth-first order.
         for index in sorted(range(len(prompts)), key=prompts.__getitem__):
             prompt = prompts[index]
-            shared = 0
-            while shared < min(len(previous), len(prompt)) and previous[shared] == prompt[shared]:
-                shared += 1
+            shared = shared_prefix(previous, prompt)
             del branch[shared:]
             for depth in range(shared, len(prompt)):
                 parents.append(branch[-1] if branch else -1)
@@ -102,6 +100,14 @@ class TokenTree:
 
         mixed = F.scaled_dot_product_attention(by_head(query), by_head(key), by_head(value), attn_mask=self.visible)
         return mixed.transpose(1, 2).reshape(blocks * size, d)
+
+
+def shared_prefix(prompt: PromptTokens, other: PromptTokens) -> int:
+    """Count the tokens that two prompts begin with alike."""
+    shared, most = 0, min(len(prompt), len(other))
+    while shared < most and prompt[shared] == other[shared]:
+        shared += 1
+    return shared
 
 
 def _ancestors(parents: Sequence[int], node: int) -> list[int]:

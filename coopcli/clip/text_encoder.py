@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..machine import free_memory
+from ..parallel import world
 from .layouts import TokenRows, TokenTree
 from .prompts import PromptTokens
 from .towers import TextTower, read_tower
@@ -145,6 +146,7 @@ class TextEncoder:
         memory that happens to be free.
         """
         n_chunks = math.ceil(self._arrange(prompts, "cpu").n_nodes / CHUNK_NODES)
+        n_chunks = 1 << (n_chunks - 1).bit_length()  # a power of two: processes that share them have whole sums of them
         return math.ceil(len(prompts) / n_chunks) if n_chunks > 1 else 0
 
     def fitting_recomputation(self, layouts: Sequence[Layout]) -> Recompute:
@@ -152,8 +154,10 @@ class TextEncoder:
         # Kept for backward, for each row and layer: residual stream (2 d), q, k, v and those of the path (7 d), attention
         # (2 d), hidden state of the MLP (4 d).
         needed = [layout.tree.n_nodes * len(self.layers) * 15 * self.width * 4 for layout in layouts]
-        available = free_memory(self.token_embedding.device) // 2
-        return "nothing" if sum(needed) <= available else "chunks" if max(needed) <= available else "layers"
+        device = self.token_embedding.device
+        sharing = world().local_size if device.type == "cpu" else 1
+        available = free_memory(device) // (2 * sharing)
+        return "nothing" if sum(needed) <= available else "chunks" if max(needed, default=0) <= available else "layers"
 
     def encode_layouts(
         self, layouts: Sequence[Layout], context: Tensor | None = None, recompute: Recompute = "nothing"
@@ -163,12 +167,17 @@ class TextEncoder:
         In backward, `recompute` runs each layout again ("chunks"), and within it each layer ("layers"), to keep less in
         memory: the features and gradients are the same to the bit.
         """
-        layers = recompute == "layers"
-        if recompute == "nothing" or len(layouts) == 1:
-            features = [self(layout, context, layers) for layout in layouts]
-        else:
-            features = [_again(self, layout, context, layers) for layout in layouts]
+        features = self.encode_each(layouts, [context] * len(layouts), recompute)
         return features[0] if len(features) == 1 else torch.cat(features)
+
+    def encode_each(
+        self, layouts: Sequence[Layout], contexts: Sequence[Tensor | None], recompute: Recompute = "nothing"
+    ) -> list[Tensor]:
+        """Encode as `encode_layouts` does, each layout with its own context: the features [k, p] of each."""
+        layers, pairs = recompute == "layers", zip(layouts, contexts, strict=True)
+        if recompute == "nothing" or len(layouts) == 1:
+            return [self(*pair, layers) for pair in pairs]
+        return [_again(self, *pair, layers) for pair in pairs]
 
     def encode(self, prompts: Sequence[PromptTokens], context: Tensor | None = None, chunk: int = 0) -> Tensor:
         """Encode K prompts: L2-normalised float32 [K, p]; with `chunk` > 0, so many are laid out at a time."""

@@ -30,9 +30,11 @@ from ..errors import CoopError, UsageError
 from ..learned.applied import learned_features
 from ..learned.prompt import LearnedPrompt
 from ..learned.scores import Evaluation, by_class_features, evaluate_features
+from ..parallel import gather, share, world
 from ..version import __version__
 from .checkpoint import load_checkpoint, save_checkpoint
 from .recipe import Recipe, paper_recipe
+from .shards import ClassShards
 from .training import EpochLog, TrainingState, TrainingTask, drawn_views, train_context
 
 logger = logging.getLogger(__name__)
@@ -121,7 +123,9 @@ def fit(
     hand_written = hand_written_features(backbone, [template], names, cache)
     warn(few_images(data))
     if data.test:
-        warn([*count_traps(names, data.test, "test images"), *leak_traps(data.train, data.test)])
+        warn(count_traps(names, data.test, "test images"))
+        if world().rank == 0:  # the one that warns
+            warn(leak_traps(data.train, data.test))
     else:
         logger.warning("no image is left to test on: all of them are used for training")
     learned = learn_prompt(backbone, data, how, cache, watch, checkpoint)
@@ -192,14 +196,14 @@ def learn_prompt(
     )
     identity = _identity(backbone, data, task, start.context, encoded if recipe.views else None)
     featured = time.perf_counter()
-    if checkpoint and (reached := load_checkpoint(checkpoint, identity, start, recipe.epochs)):
+    if checkpoint and (reached := _reached(checkpoint, identity, start, recipe.epochs)):
         start = reached
         logger.warning("resuming after epoch %d of %d", len(reached.log), recipe.epochs)
     longest, warned = float(encoder.token_embedding.float().norm(dim=-1).max()), False
 
     def on_epoch(state: TrainingState) -> None:
         nonlocal warned
-        if checkpoint:
+        if checkpoint and world().rank == 0:
             save_checkpoint(checkpoint, state, identity)
         length = float(state.context.norm(dim=-1).max())
         if length > RUNAWAY * longest and not warned:
@@ -219,6 +223,20 @@ def learn_prompt(
     prompt = _prompt(backbone, data, how, end.context, task.class_chunk)
     seconds = {"features": featured - started, "training": time.perf_counter() - featured}
     return Learned(prompt, end.log, seconds, data)
+
+
+def _reached(checkpoint: Path, identity: str, start: TrainingState, epochs: int) -> TrainingState | None:
+    """The state in the checkpoint, where the first process finds one. Raises CoopError where another process reads no such."""
+    reached = load_checkpoint(checkpoint, identity, start, epochs) if world().rank == 0 else None
+    log = share(reached and reached.log)
+    if log and world().rank:
+        reached = load_checkpoint(checkpoint, identity, start, epochs)
+    if any(gather((reached and reached.log) != log)):
+        raise CoopError(
+            f'not every process of this job sees "{checkpoint}" as the first one does; '
+            "use an --output in a folder that all hosts share"
+        )
+    return reached
 
 
 def check_before_training(backbone: Backbone, data: FewShot, how: LearningSettings) -> None:
@@ -305,14 +323,20 @@ def _train(
         state = reached
         on_epoch(reached)
 
-    layouts = encoder.lay_out(task.prompts, task.class_chunk)
-    recompute, several = encoder.fitting_recomputation(layouts), len(layouts) > 1
-    del layouts
+    shards = ClassShards(encoder, task.prompts, task.class_chunk, start.context)
+    recompute, several = encoder.fitting_recomputation(shards.layouts), shards.shared
+    if (size := world().size) > shards.n_chunks:
+        logger.warning(
+            "%d processes, but the classes are encoded in %d chunk(s), which no more processes can share; --class-chunk makes "
+            "more (and other last bits of the result)",
+            size, shards.n_chunks,
+        )  # fmt: skip
+    del shards
     while True:
         try:
             return train_context(encoder, task, state, keep, recompute, on_step)
         except torch.OutOfMemoryError as error:
-            if recompute == "layers":
+            if recompute == "layers" or world().size > 1:  # of several processes none can begin again alone
                 size = task.class_chunk or len(task.prompts)
                 raise CoopError(
                     f"the GPU's memory cannot hold {size} classes at a time; try --class-chunk {max(1, size // 2)}, "

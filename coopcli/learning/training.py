@@ -9,14 +9,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..clip.prompts import PromptTokens
 from ..clip.text_encoder import Recompute, TextEncoder
 from ..errors import CoopError
+from ..parallel import world
 from .recipe import Recipe, learning_rate
+from .shards import ClassShards
 
 EpochFeatures = Callable[[int], Tensor]  # an epoch's image features [n, p]
 
@@ -40,7 +41,7 @@ class TrainingTask:
     """What a context is trained on, and how: with its first value, all that the result depends on.
 
     `features` gives an epoch's image features, L2-normalised [n, p]; `labels` [n] are in 0..K-1 for K prompts. Prompts are
-    encoded `class_chunk` at a time (0: all), and gradients are summed over these chunks from the last to the first.
+    encoded in chunks of about `class_chunk` (0: all at once), which the processes of a job share (shards.py).
     `hand_written` are L2-normalised class features [K, p] to which `recipe.keep_close` keeps the learned ones near.
     """
 
@@ -131,8 +132,8 @@ def train_context(
     """
     recipe, labels = task.recipe, task.labels
     device = encoder.token_embedding.device
-    layouts = encoder.lay_out(task.prompts, task.class_chunk)
-    learned = torch.nn.Parameter(start.context.detach().to(device, torch.float32, copy=True))
+    classes = ClassShards(encoder, task.prompts, task.class_chunk, start.context)
+    learned = torch.nn.Parameter(classes.own(start.context.detach()).to(device, torch.float32, copy=True))
     rate = torch.zeros((), device=device)
     optimizer = _optimizer(recipe, learned, rate)
     n_images = len(labels)
@@ -142,30 +143,25 @@ def train_context(
     # What a step reads and writes stays in place, so that on a GPU it can be recorded once and replayed.
     images = torch.empty(n_images, encoder.feature_width, device=device)
     labels = labels.to(device)
-    hand_written = None if task.hand_written is None else task.hand_written.to(device)
+    near = None if task.hand_written is None else (task.hand_written.to(device), recipe.keep_close)
     order = torch.zeros(n_batches, batch_size, dtype=torch.long, device=device)
     batch_number = torch.zeros(1, dtype=torch.long, device=device)
     losses, accuracies = torch.zeros(2, n_batches, device=device)
 
     def step() -> None:
         batch = order[batch_number][0]
-        text = encoder.encode_layouts(layouts, learned, recompute)
-        logits = task.logit_scale * images[batch] @ text.T
-        loss = F.cross_entropy(logits, labels[batch])
-        if hand_written is not None:  # KgCoOp (Yao et al., CVPR 2023), Equations 5 and 6
-            loss = loss + recipe.keep_close * (text - hand_written).square().sum(-1).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss, right = classes.backward(learned, task.logit_scale * images[batch], labels[batch], recompute, near)
         optimizer.step()
-        losses[batch_number] = loss.detach()
-        accuracies[batch_number] = (logits.detach().argmax(-1) == labels[batch]).float().mean()
+        losses[batch_number] = loss
+        accuracies[batch_number] = right
         batch_number.add_(1)
 
     state = start
-    largest = max(layout.tree.n_nodes for layout in layouts) * encoder.width
+    largest = classes.most_rows * encoder.width
     with one_thread() if largest < TINY else nullcontext(), deterministic(device):
         run = _recorded(step, optimizer, learned, batch_number) if can_record(device) else step
-        _restore(optimizer, learned, start.optimizer)
+        _restore(optimizer, learned, {name: classes.own(value) for name, value in start.optimizer.items()})
         for epoch in range(len(start.log), recipe.epochs):
             rate.fill_(learning_rate(recipe, epoch))
             images.copy_(task.features(epoch))
@@ -174,15 +170,16 @@ def train_context(
             for number in range(n_batches):
                 run()
                 on_step(epoch, number + 1, n_batches)
-            _check(losses, learned, epoch, recipe)
+            context = classes.whole(learned)
+            _check(losses, context, epoch, recipe)
             log = EpochLog(epoch, recipe.epochs, learning_rate(recipe, epoch), float(losses.mean()), float(accuracies.mean()))
-            kept = {name: value.detach().clone().cpu() for name, value in optimizer.state[learned].items()}
-            state = TrainingState(learned.detach().clone().cpu(), kept, (*state.log, log))
+            kept = {name: classes.whole(value) for name, value in optimizer.state[learned].items()}
+            state = TrainingState(context, kept, (*state.log, log))
             on_epoch(state)
     return state
 
 
-def _check(losses: Tensor, learned: Tensor, epoch: int, recipe: Recipe) -> None:
+def _check(losses: Tensor, context: Tensor, epoch: int, recipe: Recipe) -> None:
     wrong = (~losses.isfinite()).nonzero()[:, 0].tolist()
     advice = "the learning rate may be too high; try a smaller --lr, or --dtype float32"
     if wrong:
@@ -190,7 +187,7 @@ def _check(losses: Tensor, learned: Tensor, epoch: int, recipe: Recipe) -> None:
             f"the loss is not finite in step {wrong[0] + 1} of epoch {epoch + 1} of {recipe.epochs}: {advice}. If it is not, "
             "look for damaged images"
         )
-    if not learned.isfinite().all():
+    if not context.isfinite().all():
         raise CoopError(f"the context is not finite after epoch {epoch + 1} of {recipe.epochs}: {advice}")
 
 
@@ -216,8 +213,11 @@ def _restore(optimizer: torch.optim.Optimizer, learned: torch.nn.Parameter, kept
 
 
 def can_record(device: torch.device) -> bool:
-    """Whether steps on this device can be recorded once and replayed."""
-    return device.type == "cuda"
+    """Whether steps on this device can be recorded once and replayed.
+
+    Not those of several processes: a replay with NCCL inside has not been tried on several GPUs.
+    """
+    return device.type == "cuda" and world().size == 1
 
 
 def _recorded(
