@@ -161,13 +161,14 @@ def _left_behind(partial: Path) -> bool:
     process = int(named["pid"] or named["old_pid"])
     if process == os.getpid():  # containers give each run the same number: only an old file is another run's
         return time.time() - partial.stat().st_mtime > time.monotonic() - _STARTED
-    return not _lives(process)
+    return not process_lives(process)
 
 
 _STARTED = time.monotonic()
 
 
-def _lives(process: int) -> bool:
+def process_lives(process: int) -> bool:
+    """Whether a process of this host lives, as far as can be told."""
     if os.name == "nt":  # os.kill would end the process there
         return True
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -172,9 +172,17 @@ def _told() -> Iterator[None]:
         raise CoopError(f"another process of this job has ended, or cannot be reached ({reason[:200]})") from error
 
 
-def barrier() -> None:
-    """Wait until all processes are here."""
-    share(None)
+def after_first(action: Callable[[], T]) -> T:
+    """Do something after the first process of the job has done it: where each works apart, too."""
+    here = launched()
+    if _Job.store is not None and here.rank:
+        with _told():
+            _Job.store.wait(["begun"], timedelta(seconds=_patience()))
+    result = action()
+    if _Job.store is not None and not here.rank:
+        with _told():
+            _Job.store.set("begun", "")
+    return result
 
 
 def share(value: T) -> T:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AXES_PANEL = "Axes"
+PATIENCE = 10  # seconds that another process may need to begin in the same folder
 AXES = {
     "methods",
     "shots",
@@ -170,7 +171,8 @@ def sweep(
     """Run a grid of experiments: methods over shots, seeds and variants, and draw the paper's figure.
 
     Each experiment is kept when it is done: run the same command to resume a stopped grid; a larger grid in the same folder
-    does only what is new. With `--classes base`, methods learn on the base classes and are tested on both halves.
+    does only what is new. In several shells, or tasks of a job array, with one --output, the same command shares the
+    experiments out. With `--classes base`, methods learn on the base classes and are tested on both halves.
     """
     from ..clip.cache import default_cache_folder
     from ..clip.templates import read_templates
@@ -181,6 +183,7 @@ def sweep(
     from ..experiments.summary import summary
     from ..experiments.sweep import sweep as run_sweep
     from ..experiments.sweep_folder import remove_sweep, write_results
+    from ..parallel import after_first, launched
     from .setup import Source, can_draw
 
     variants = [
@@ -211,11 +214,16 @@ def sweep(
     of_half = "" if classes == "all" else f"-{classes}"
     folder = output or Path(options.RUNS_FOLDER) / f"sweep-{Path(dataset.name).name}{of_half}"
     settings = settings_of(context) | {"views": n_views or "online"}
-    context.with_resource(locked(folder))
-    check_run(folder, settings, overwrite, free=AXES)
-    if overwrite:
-        remove_sweep(folder)
-    begin_run(folder, settings, "sweep")
+
+    def begin() -> None:
+        with locked(folder, PATIENCE):
+            again = overwrite and not launched().rank
+            check_run(folder, settings, again, free=AXES)
+            if again:
+                remove_sweep(folder)
+            begin_run(folder, settings, "sweep")
+
+    after_first(begin)
     cells = grid.cells()
     with progress() as live, tempfile.TemporaryDirectory() as temporary:
         bars = Bars(live)
@@ -228,6 +236,8 @@ def sweep(
 
         kept_in = Path(temporary) if no_cache else default_cache_folder()
         results = run_sweep(dataset, source.read, plan, cells, folder, kept_in, jobs, bars.update, on_result)
+    if launched().rank:  # of many processes the first alone writes the results of all
+        return
     written = write_results(folder, dataset.name, settings, results, plot)
     if json:
         print_json({"command": "sweep", **written})

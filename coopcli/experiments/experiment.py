@@ -17,7 +17,8 @@ from ..choices import Classes
 from ..clip.backbone import Backbone, load_backbone
 from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
-from ..clip.image_features import image_features, view_features
+from ..clip.image_features import image_features, readable_views, view_features
+from ..clip.pixels import Views
 from ..clip.prompts import ContextSettings, tokenize
 from ..data.fewshot import FewShot, draw_few_shot, few_images, half, label_range, short_classes, with_labels
 from ..data.load import DataSet, ImageItem
@@ -35,6 +36,8 @@ from ..machine import peak_memory, versions
 from .common_test import common_test
 from .contents import content_keys, made_of, write_few_shot
 from .grid import Cell, OnStep, Plan, Result, Variant
+
+AT_ONCE = 256  # images to prepare before looking again at what other processes have encoded
 
 ClassifierOf = Callable[[Sequence[str]], Classify]  # of some class names
 
@@ -61,18 +64,28 @@ class Laboratory:
     def _encode_test(self, model: str) -> Tensor:
         return image_features(self.backbone(model), self.test, self.cache)
 
-    def prepare(self, cells: Sequence[Cell], on_images: OnStep) -> None:
-        """Encode all images that the cells need, so that each finds them in the cache."""
+    def prepare(self, cells: Sequence[Cell], on_images: OnStep, begin: float = 0.0) -> None:
+        """Encode all images that the cells need, so that each finds them in the cache.
+
+        Processes that share the cache `begin` at different shares of the images, and find there what the others have encoded.
+        """
         for model in dict.fromkeys(cell.model for cell in cells):
             backbone = self.backbone(model)
-            image_features(backbone, self.test, self.cache, lambda *n: on_images("test images", *n))
+
+            def encode(items: Sequence[ImageItem], views: Views, step: str, backbone: Backbone = backbone) -> None:
+                first = int(begin * len(items))
+                turned, done = [*items[first:], *items[:first]], 0
+                for part in [turned[place : place + AT_ONCE] for place in range(0, len(turned), AT_ONCE)]:
+                    readable_views(backbone, part, views, self.cache, "fail")
+                    on_images(step, done := done + len(part), len(turned))
+
+            encode(self.test, [None], "test images")
             draws = {(cell.shots, cell.seed) for cell in cells if cell.model == model and cell.shots != 0}
             drawn = [draw_few_shot(self.dataset, *draw, self.plan.classes) for draw in draws]
             train = sorted({item.name: item for data in drawn for item in data.train}.values(), key=lambda item: item.name)
             heads = any(METHODS[cell.method].function for cell in cells)
             if train and (n_views := self.plan.views or (Recipe.views if heads else 0)):
-                views = range(n_views)
-                view_features(backbone, train, views, self.cache, lambda *n: on_images("train images", *n))
+                encode(train, range(n_views), "train images")
 
     def origin(self, cell: Cell) -> Origin:
         """Digests of all that a cell learns from, and of the images that it is tested on."""

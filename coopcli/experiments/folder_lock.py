@@ -17,15 +17,15 @@ PATIENCE = 0.5  # seconds: the holder may be just about to end
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Keep the folder, which is made where it is missing, for this process; the lock ends with it, however it dies.
 
     A folder that was made for the lock and stayed empty is removed again. Raises CoopError, naming process and host, when
-    another process works in the folder, or when it cannot be written.
+    another process works in the folder for longer than `patience` seconds, or when it cannot be written.
     """
     path = folder / LOCK_FILE
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock = FileLock(path, timeout=PATIENCE, poll_interval=0.05)
+    lock = FileLock(path, timeout=patience, poll_interval=0.05)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from time import sleep
 
 import torch
 
@@ -22,12 +25,16 @@ from ..data.fewshot import test_items
 from ..data.load import DataSet
 from ..errors import CoopError
 from ..learning.methods import METHODS
+from ..parallel import launched
+from .claims import claimed, holder
 from .experiment import Laboratory, Origin
 from .grid import Cell, OnStep, Plan, Result
 from .sweep_folder import cell_folder, read_result, write_result
 
 # Weights of a text tower whose training step gains little from a second thread: two fits at a time are faster.
 SMALL_TOWER = 64 << 20  # bytes
+
+POLL = 0.5  # seconds between two looks at what other processes do
 
 Task = tuple[Cell, Origin, Result | None]  # a cell to do, what it is made of, and a result that needs a new test only
 Shared = tuple[
@@ -55,6 +62,9 @@ def sweep(
 
     `jobs` processes each do one cell at a time (None: one for each core where the model is small, else one); each gets the
     data set from `load`, which pickle must be able to send. A result does not depend on their number.
+
+    Other sweeps may work in the same folder: each cell is done by one of them, and all of them wait for the last. Of the
+    processes of a torchrun or srun only the first waits and returns all results; the others return what is done by then.
     """
     laboratory = Laboratory(dataset, plan, FeatureCache(cache_folder), cells)
     if len(laboratory.test) < (n := len(test_items(dataset))):
@@ -72,19 +82,48 @@ def sweep(
         logger.warning(again, "testing", n, len(cells), folder, "their results are of other test images")
     for result in kept.values():
         on_result(result)
-    left = [cell for cell in cells if cell not in kept]
-    if left:
-        laboratory.prepare(left, on_images)
-        jobs = jobs or _fitting_jobs(laboratory, left)
-        todo = [(cell, origins[cell], same.get(cell)) for cell in left]
-        if jobs == 1:
-            done: Iterator[Result] = (_do(laboratory, folder, *task) for task in todo)
-        else:
-            done = _at_once((load, plan, cache_folder, cells), folder, todo, jobs)
-        for result in done:
-            kept[result.cell] = result
-            on_result(result)
-    return [kept[cell] for cell in cells]
+    todo = {cell: (cell, origins[cell], same.get(cell)) for cell in cells if cell not in kept}
+    if todo:
+        _prepare(laboratory, list(todo), folder, on_images)
+        jobs = jobs or _fitting_jobs(laboratory, list(todo))
+        shared = (load, plan, cache_folder, cells)
+        with nullcontext() if jobs == 1 else _pool(shared, jobs) as pool:
+            while todo:
+                before = len(todo)
+                free = [task for cell, task in todo.items() if not holder(cell_folder(folder, cell))]
+                attempts = _at_once(pool, folder, free) if pool else (_attempt(laboratory, folder, *task) for task in free)
+                others = (_finished(folder, *task) for task in [*todo.values()] if task not in free)
+                for result in filter(None, chain(attempts, others)):
+                    kept[result.cell] = result
+                    del todo[result.cell]
+                    on_result(result)
+                if todo and len(todo) == before:
+                    if launched().rank:  # the first process of the job waits, and does what a dead one has left
+                        break
+                    sleep(POLL)
+    return [kept[cell] for cell in cells if cell in kept]
+
+
+def _prepare(laboratory: Laboratory, cells: Sequence[Cell], folder: Path, on_images: OnStep) -> None:
+    """Encode the images; a process that is not alone begins elsewhere than the others."""
+    here = launched()
+    with claimed(folder) as first:
+        share = here.rank / here.size if here.size > 1 else 0.0 if first else random.random() / 2 + 0.25
+        laboratory.prepare(cells, on_images, share)
+
+
+def _attempt(laboratory: Laboratory, folder: Path, cell: Cell, origin: Origin, earlier: Result | None) -> Result | None:
+    """Do a cell unless another process does it now, or has just done it."""
+    with claimed(cell_folder(folder, cell)) as mine:
+        if not mine:
+            return None
+        return _finished(folder, cell, origin, earlier) or _do(laboratory, folder, cell, origin, earlier)
+
+
+def _finished(folder: Path, cell: Cell, origin: Origin, earlier: Result | None) -> Result | None:
+    """The result of a cell that another process has done."""
+    result = read_result(folder, cell)
+    return result if result and (result.learned_from, result.tested_on) == origin else None
 
 
 def _fitting_jobs(laboratory: Laboratory, cells: Sequence[Cell]) -> int:
@@ -94,7 +133,7 @@ def _fitting_jobs(laboratory: Laboratory, cells: Sequence[Cell]) -> int:
         encoder.token_embedding.device.type == "cpu" and 48 * len(encoder.layers) * encoder.width**2 < SMALL_TOWER
         for encoder in encoders
     )
-    return max(1, min(os.cpu_count() or 1, len(learned))) if small else 1
+    return max(1, min((os.cpu_count() or 1) // launched().local_size, len(learned))) if small else 1
 
 
 def _do(laboratory: Laboratory, folder: Path, cell: Cell, origin: Origin, earlier: Result | None) -> Result:
@@ -111,15 +150,15 @@ def _do(laboratory: Laboratory, folder: Path, cell: Cell, origin: Origin, earlie
 _laboratory: Laboratory  # of a worker process
 
 
-def _at_once(shared: Shared, folder: Path, todo: Sequence[Task], jobs: int) -> Iterator[Result]:
-    """Yield results as they come. Raises CoopError when a process is ended from outside."""
+@contextmanager
+def _pool(shared: Shared, jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that do cells. Raises CoopError when one is ended from outside."""
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit PyTorch's threads half-way
     stop = spawn.Event()
     given = (shared, max(1, torch.get_num_threads() // jobs), stop)
     executor = ProcessPoolExecutor(jobs, spawn, initializer=_begin_worker, initargs=given)
     try:
-        for future in as_completed([executor.submit(_do_in_worker, folder, *task) for task in todo]):
-            yield future.result()
+        yield executor
     except BrokenProcessPool as error:
         raise CoopError("a worker process was ended from outside, perhaps because memory was full; try --jobs 1") from error
     except BaseException:
@@ -127,6 +166,12 @@ def _at_once(shared: Shared, folder: Path, todo: Sequence[Task], jobs: int) -> I
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _at_once(pool: ProcessPoolExecutor, folder: Path, tasks: Sequence[Task]) -> Iterator[Result | None]:
+    """Yield results as they come, None for a cell that another process does."""
+    for future in as_completed([pool.submit(_do_in_worker, folder, *task) for task in tasks]):
+        yield future.result()
 
 
 def _begin_worker(shared: Shared, threads: int, stop: Event) -> None:
@@ -146,8 +191,8 @@ def _end_with_main(stop: Event) -> None:
     os._exit(1)  # at once: what is half done is in checkpoints
 
 
-def _do_in_worker(folder: Path, cell: Cell, origin: Origin, earlier: Result | None) -> Result:
-    return _do(_laboratory, folder, cell, origin, earlier)
+def _do_in_worker(folder: Path, cell: Cell, origin: Origin, earlier: Result | None) -> Result | None:
+    return _attempt(_laboratory, folder, cell, origin, earlier)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from ..errors import CoopError
 from ..files import CELLS_FOLDER, RESULT_FILE, RESULTS_FILE, csv_of, write_atomically, write_json
 from ..machine import pick_device
 from . import plots
+from .claims import holder
 from .grid import Cell, Result, Variant
 from .run_folder import check_tables, checked_share, provenance
 from .summary import VALUES, Figure, Spread, SummaryRow, figure_of, markdown_of, summary
@@ -126,7 +127,13 @@ def _checked(result: Result) -> Result:
 
 
 def remove_sweep(folder: Path) -> None:
-    """Remove what a sweep gave: the results of all first, then each experiment's. Raises CoopError when it cannot."""
+    """Remove what a sweep gave: the results of all first, then each experiment's.
+
+    Raises CoopError when another process works there, or when it cannot be written.
+    """
+    for claim in (folder, *(folder / CELLS_FOLDER).glob("*")):
+        if process := holder(claim):
+            raise CoopError(f'"{folder}" is in use by {process}; wait until it ends, or use another --output')
     drawn = [f"accuracy{value}.{form}" for value in ("", "-new", "-harmonic") for form in ("png", "svg")]
     try:
         for name in (RESULTS_FILE, "results.csv", "results.md", "report.html", *drawn):

@@ -77,7 +77,8 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["fit", "sweep"])
-def test_no_two_commands_in_one_folder(coop, photos, tmp_path, command):
+def test_no_two_commands_in_one_folder(coop, photos, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("coopcli.cli.sweep.PATIENCE", 0.1)
     with locked(tmp_path / "run"):
         words = [command, photos, "--model", "mini", "--shots", "1", "-o", "run"]
         failed(coop(*words), 1, "is in use by process", socket.gethostname(), "--output")
