@@ -12,6 +12,7 @@ MINI = "mini"  # the embedded model
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
+FeatureDtype = Literal["float32", "float16"]  # of features in files
 Position = Literal["end", "middle", "front"]
 Classes = Literal["all", "base", "new"]
 RecipeName = Literal["paper", "fast"]

@@ -31,6 +31,7 @@ FEW_SHOT_FILE = "fewshot.json"
 CARD_FILE = "README.md"
 CELLS_FOLDER = "cells"  # of a sweep: a folder for each experiment
 RESULT_FILE = "result.json"  # of one experiment
+FEATURES_FILE = "features.json"  # of a folder of features: model, data, shards
 RESULTS_FILE = "results.json"  # of a sweep; .csv and .md lie beside it
 
 MOST_TEXT = 1 << 30  # bytes of a text file; beyond this it is refused rather than held in memory
@@ -120,7 +121,7 @@ def _write_all(stream: io.RawIOBase | Any, content: bytes) -> None:
 
 def _replace(target: Path, content: bytes, before: os.stat_result | None) -> None:
     """Write beside the target under a name that nobody can guess, opened exclusively, and move that into its place."""
-    partial = target.with_name(f".coop-{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.partial")
+    partial = partial_of(target)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(partial, flags, 0o600 if before else 0o666)
     try:
@@ -137,6 +138,11 @@ def _replace(target: Path, content: bytes, before: os.stat_result | None) -> Non
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def partial_of(target: Path) -> Path:
+    """A name beside the target for what is not whole yet; `remove_partials` finds it when its process has died."""
+    return target.with_name(f".coop-{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.partial")
 
 
 def _machine() -> str:

@@ -21,6 +21,11 @@ from .parallel import launched
 from .version import __version__
 
 MEMINFO = Path("/proc/meminfo")
+MOUNTS = Path("/proc/mounts")
+NETWORK = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "pvfs2", "panfs", "wekafs",
+    "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse", "fuse.juicefs", "fuse.rclone",
+}  # fmt: skip
 CGROUP = Path("/sys/fs/cgroup")  # of a container
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
@@ -38,6 +43,18 @@ def free_memory(device: torch.device) -> int:
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return 4 << 30  # Windows: no standard library module knows; most machines have this much
+
+
+def network_file_system(path: Path, mounts: Path = MOUNTS) -> str | None:
+    """The kind of the network file system that a path lies on; None for a local one, and where nobody knows."""
+    try:
+        lines = [line.split(" ") for line in mounts.read_text("utf-8", "surrogateescape").splitlines()]
+        places = {Path(line[1].encode().decode("unicode_escape")): line[2] for line in lines if len(line) > 2}
+        path = path.resolve()
+    except (OSError, ValueError):
+        return None
+    kind = next((places[place] for place in (path, *path.parents) if place in places), "")
+    return kind if kind in NETWORK else None
 
 
 def _free_in_container() -> int | None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from coopcli import machine as memory
-from coopcli.machine import free_memory
+from coopcli.machine import free_memory, network_file_system
 
 CPU = torch.device("cpu")
 
@@ -28,3 +28,15 @@ def test_a_container_may_leave_less(tmp_path, monkeypatch, limit, free):
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     assert free_memory(CPU) == free
+
+
+def test_a_network_file_system_is_known_by_the_longest_mount(tmp_path):
+    mounts = tmp_path / "mounts"
+    here, odd = tmp_path / "home", tmp_path / "a b"
+    mounts.write_text(
+        f"/dev/sda1 / ext4 rw 0 0\nserver:/x {here} nfs4 rw 0 0\n/dev/sdb1 {here}/local xfs rw 0 0\n"
+        f"server:/y {str(odd).replace(' ', chr(92) + '040')} cifs rw 0 0\nbroken\n"
+    )
+    kinds = {here / "cache": "nfs4", here / "local" / "cache": None, odd / "x": "cifs", tmp_path: None}
+    assert {path: network_file_system(path, mounts) for path in kinds} == kinds
+    assert network_file_system(here, tmp_path / "nothing") is None

@@ -11,6 +11,7 @@ from . import (
     cache,
     data,
     demo,
+    encode,
     evaluate,
     export,
     fit,
@@ -52,6 +53,7 @@ def _coop(
 
 
 app.command("fit", cls=Command)(fit.fit)
+app.command("encode", cls=Command)(encode.encode)
 app.command("eval", cls=Command)(evaluate.evaluate)
 app.command("predict", cls=Command)(predict.predict)
 app.command("zeroshot", cls=Command)(zeroshot.zeroshot)

@@ -25,7 +25,7 @@ HELP = ["-h", "--help"]
 LIGHT = {"cache"}  # commands that need no PyTorch
 LONGEST = 40  # characters of a value that a message repeats
 # What the processes of a torchrun or srun do together, and what each does apart; the first alone does anything else.
-TOGETHER, APART = {"fit", "eval", "zeroshot", "ensemble", "predict", "transfer"}, {"sweep"}
+TOGETHER, APART = {"fit", "eval", "zeroshot", "ensemble", "predict", "transfer"}, {"sweep", "encode"}
 LARGEST = 2**63 - 1  # what seeds, counts and sizes may be: the integers of PyTorch and SQLite
 
 

@@ -176,11 +176,12 @@ def fit(
     from ..learning.recipe import fast_recipe, paper_recipe
     from ..parallel import first_goes_on, share, world
     from ..settings import RESOLVED
-    from .setup import Source, open_backbone, open_cache
+    from .setup import Source, fitting_views, open_backbone, open_cache
 
     if init is not None and reference_init is not None:
         raise UsageError("--init and --reference-init both say where to start; choose one")
     dataset = typed(Source, context).load()
+    wanted_views = fitting_views(context, dataset, wanted_views)
     n_classes = len(half(dataset, classes).class_names)
     wanted: dict[str, Any] = {
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "warmup_epochs": warmup_epochs, "warmup_lr": warmup_lr,

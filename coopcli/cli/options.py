@@ -57,7 +57,8 @@ def read_count(text: str, word: str, option: str) -> int | None:
 
 DATA_HELP = (
     "A folder of class folders, a folder with train/, val/, test/ of those, a split_zhou_*.json (with --images), a table "
-    "of paths and labels (CSV, TSV, JSON lines), or a data set of the `datasets` library: by hub id or local path."
+    "of paths and labels (CSV, TSV, JSON lines), a folder that `coop encode` wrote, or a data set of the `datasets` "
+    "library: by hub id or local path."
 )
 MODEL, IMAGES, MACHINE, OUTPUT = "Model", "Data", "Machine", "Output"
 

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from ..choices import Device, Dtype
 from ..clip.backbone import Backbone, load_backbone
 from ..clip.cache import FeatureCache, default_cache_folder
 from ..clip.pixels import allow_pixels
+from ..data.encoded import check_views
 from ..data.fewshot import test_items
 from ..data.load import DataSet, ImageItem, describe, load_data
 from ..errors import CoopError
 from ..experiments.plots import check_matplotlib
 from ..hub import prompt_path
+from ..machine import network_file_system
 from ..parallel import gather, world
 from .console import detail, say, status
 from .finding import check_prompt
@@ -49,6 +53,11 @@ def open_cache(no_cache: bool) -> FeatureCache:
     cache = FeatureCache(None if no_cache else default_cache_folder())
     if cache.problem:
         say(f"note: {cache.problem}")
+    if cache.path and (kind := network_file_system(cache.path)):
+        say(
+            f'note: the feature cache "{cache.path.parent}" lies on a network file system ({kind}), where processes of several '
+            "hosts can damage it; set COOP_CACHE to a folder of this host"
+        )
     detail(f"cache: {cache.path or 'in memory'}")
     return cache
 
@@ -77,6 +86,19 @@ class Source:
         dataset = load_data(self.data, self.images, self.classnames, self.image_column, self.label_column)
         check_alike(dataset)
         return dataset
+
+
+def fitting_views(context: typer.Context, dataset: DataSet, views: int) -> int:
+    """The number of views to use: of images known by their features alone 1, their centre crop.
+
+    Raises UsageError where another number is asked for.
+    """
+    items = [item for of_split in dataset.splits.values() for item in of_split]
+    if any(item.encoded for item in items) and getattr(context.get_parameter_source("views"), "name", "") == "DEFAULT":
+        say("note: DATA holds one feature for each image and no pixels; training uses no augmented views")
+        return 1
+    check_views(items, views)
+    return views
 
 
 def check_alike(dataset: DataSet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
@@ -184,7 +185,7 @@ def sweep(
     from ..experiments.sweep import sweep as run_sweep
     from ..experiments.sweep_folder import remove_sweep, write_results
     from ..parallel import after_first, launched
-    from .setup import Source, can_draw
+    from .setup import Source, can_draw, fitting_views
 
     variants = [
         Variant(*axes)  # type: ignore[arg-type]
@@ -211,6 +212,7 @@ def sweep(
     for method in grid.methods:
         METHODS[method].check_package()
     dataset = source.load()
+    plan = replace(plan, views=(n_views := fitting_views(context, dataset, n_views)))
     of_half = "" if classes == "all" else f"-{classes}"
     folder = output or Path(options.RUNS_FOLDER) / f"sweep-{Path(dataset.name).name}{of_half}"
     settings = settings_of(context) | {"views": n_views or "online"}

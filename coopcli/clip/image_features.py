@@ -23,7 +23,7 @@ from torch import Tensor
 from ..choices import OnError
 from ..data.dataset import MOST_BYTES
 from ..data.load import ImageItem
-from ..errors import CoopError
+from ..errors import CoopError, UsageError
 from ..parallel import gather, gather_rows, world
 from .backbone import IMAGE_BATCH, Backbone
 from .cache import FeatureCache
@@ -73,7 +73,7 @@ def readable_features(
 def view_features(
     backbone: Backbone,
     items: Sequence[ImageItem],
-    views: Sequence[int],
+    views: Views,
     cache: FeatureCache,
     on_progress: OnProgress | None = None,
 ) -> Tensor:
@@ -209,6 +209,9 @@ def _look_up(
     before: list[Future[np.ndarray]] = []
     turned = total = 0
     for part in _parts(items):
+        if any(item.encoded for item in part):  # no pixels are at hand; what could not be encoded says why
+            yield from (_Image(item, _kept(backbone, item, views)) for item in part)
+            continue
         contents = list(readers.map(_read, part))
         are_turned = list(readers.map(_is_turned, contents))
         turned += sum(are_turned)
@@ -234,6 +237,25 @@ def _look_up(
         yield from images
     if turned:
         _warn_once_of_turned(turned, total, backbone.exif)
+
+
+def _kept(backbone: Backbone, item: ImageItem, views: Views) -> Tensor | CoopError:
+    """The features [1, p] of an image that `coop encode` has encoded. Raises UsageError where others would be needed."""
+    kept = item.encoded
+    if not kept:
+        content = _read(item)
+        return content if isinstance(content, CoopError) else CoopError(f'image "{item.name}" has no features')
+    if list(views) != [None]:
+        raise UsageError(f'"{kept.folder}" holds one feature for each image and no pixels; augmented views need the images')
+    if (kept.fingerprint, kept.exif) != (backbone.fingerprint, backbone.exif):
+        how = "other weights, tokenizer or preprocessing" if kept.fingerprint != backbone.fingerprint else "another --exif"
+        raise UsageError(f'the features in "{kept.folder}" are of another model than "{backbone.name}" ({how})')
+    features = torch.from_numpy(kept.features())
+    if len(features) != backbone.feature_width or not features.isfinite().all():
+        raise CoopError(
+            f'"{kept.folder}": the features of "{item.name}" are damaged; remove the shard and run coop encode again'
+        )
+    return features[None]
 
 
 _warned: set[bool] = set()

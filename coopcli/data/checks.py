@@ -103,6 +103,8 @@ def leak_traps(train: Sequence[ImageItem], test: Sequence[ImageItem]) -> list[st
     """
 
     def content(item: ImageItem) -> tuple[int, bytes] | None:
+        if item.encoded:
+            return 0, item.encoded.digest.encode()
         try:
             if item.path and sizes and item.path.stat().st_size not in sizes:
                 return None

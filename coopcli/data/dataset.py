@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import CoopError, UsageError
 from ..names import encodable
+
+if TYPE_CHECKING:
+    from .encoded import Encoded
 
 # The spellings of each split, without case and signs: `Training_Set` is "trainingset".
 SPLIT_SPELLINGS = {
@@ -29,13 +32,15 @@ T = TypeVar("T")
 class ImageItem:
     """One labelled image, not yet read. `name` is its path within the data set, `path` its file if it has one.
 
-    `read` raises CoopError, naming the image, when it cannot be read.
+    `read` raises CoopError, naming the image, when it cannot be read. Of an image whose features are at hand in place of its
+    pixels, `encoded` holds them (encoded.py).
     """
 
     name: str
     label: int
     read: Callable[[], bytes]
     path: Path | None = None
+    encoded: Encoded | None = None
 
 
 def file_item(path: Path, name: str, label: int = 0, hint: str = "") -> ImageItem:

@@ -15,6 +15,7 @@ from .dataset import DataSet as DataSet
 from .dataset import ImageItem as ImageItem
 from .dataset import describe as describe
 from .dataset import split_name
+from .encoded import is_encoded, load_encoded
 from .folders import entries_of, load_folder
 from .hf_datasets import FILE_KINDS, is_datasets_folder, load_hub
 from .lists import TABLES, has_labels, load_table, load_tables, read_table
@@ -32,7 +33,9 @@ def load_data(
 
     `data` is a folder of class folders, a folder with `train`, `val`, `test` of those, a `split_zhou_*.json` or a table
     of paths and labels (CSV, TSV, JSON lines; paths relative to `images_root`), a local data set of the `datasets`
-    library, or the id of one on the hub. Columns of tables and data sets are found by type and name, unless given.
+    library, the id of one on the hub, or a folder of features that `coop encode` wrote.
+
+    Columns of tables and data sets are found by type and name, unless given.
     Warns of traps in the class names and labels. Raises UsageError when there is no such data, CoopError when it cannot
     be used.
     """
@@ -53,7 +56,9 @@ def load_data(
                 f"({', '.join(TABLES)}), a file of a data set ({', '.join(FILE_KINDS)}), or a data set id"
             )
     elif path.is_dir():
-        if is_datasets_folder(path):
+        if is_encoded(path):
+            dataset = load_encoded(path)
+        elif is_datasets_folder(path):
             dataset = load_hub(str(path), image_column, label_column)
         elif tables := metadata_tables(path, label_column):
             dataset = load_tables(path.resolve().name or "data", tables, None, image_column, label_column)

@@ -27,6 +27,8 @@ READERS = 8  # files that are read at once
 
 def content_key(item: ImageItem) -> str:
     """A digest of an image's bytes; one that cannot be read has the key "unreadable"."""
+    if item.encoded:
+        return item.encoded.digest
     try:
         return hashlib.blake2b(item.read(), digest_size=16).hexdigest()
     except CoopError:

@@ -20,6 +20,7 @@ from ..clip.class_features import hand_written_features
 from ..clip.image_features import image_features, readable_views, view_features
 from ..clip.pixels import Views
 from ..clip.prompts import ContextSettings, tokenize
+from ..data.encoded import check_views
 from ..data.fewshot import FewShot, draw_few_shot, few_images, half, label_range, short_classes, with_labels
 from ..data.load import DataSet, ImageItem
 from ..errors import CoopError
@@ -85,7 +86,7 @@ class Laboratory:
             train = sorted({item.name: item for data in drawn for item in data.train}.values(), key=lambda item: item.name)
             heads = any(METHODS[cell.method].function for cell in cells)
             if train and (n_views := self.plan.views or (Recipe.views if heads else 0)):
-                encode(train, range(n_views), "train images")
+                encode(train, [None] if check_views(train, n_views) else range(n_views), "train images")
 
     def origin(self, cell: Cell) -> Origin:
         """Digests of all that a cell learns from, and of the images that it is tested on."""
@@ -183,13 +184,15 @@ class Laboratory:
 
     def _task(self, backbone: Backbone, data: FewShot) -> FewShotTask:
         """The task that every method but `coop` starts from."""
+        n_views = self.plan.views or Recipe.views
+        views: Views = [None] if check_views(data.train, n_views) else range(n_views)
         return FewShotTask(
             backbone=backbone,
             class_names=data.class_names,
             folders=data.folders,
             text=hand_written_features(backbone, [self.plan.template], data.class_names, self.cache),
             train=image_features(backbone, data.train, self.cache),
-            views=view_features(backbone, data.train, range(self.plan.views or Recipe.views), self.cache),
+            views=view_features(backbone, data.train, views, self.cache),
             labels=torch.tensor([item.label for item in data.train]),
             val=image_features(backbone, data.val, self.cache),
             val_labels=torch.tensor([item.label for item in data.val], dtype=torch.long),

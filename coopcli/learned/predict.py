@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..data.dataset import ImageItem, file_item
+from ..data.encoded import encoded_items, is_encoded
 from ..data.folders import walk_images
 from ..errors import CoopError, UsageError
 from .classifier import Classifier
@@ -52,6 +53,7 @@ def find_images(
 ) -> Iterator[ImageItem]:
     """Find the images of image files, folders (with their subfolders) and globs; "-" stands for the listed paths.
 
+    A folder may also hold the features that `coop encode` wrote.
     The search goes only as far as the images are asked for; the names of a folder's other files go to `pass_over`. Raises,
     at once, UsageError for a missing source and CoopError when there are no images.
     """
@@ -67,6 +69,8 @@ def find_images(
 
 def _from(source: str, pass_over: Callable[[str], object] | None) -> Iterator[ImageItem]:
     path = Path(source)
+    if is_encoded(path):
+        return (item for item, _ in encoded_items(path))
     if path.is_dir():
         paths: Iterable[Path] = walk_images(path, pass_over)
     elif path.exists():  # before globs: a name may contain their characters

@@ -20,10 +20,12 @@ from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
 from ..clip.image_features import readable_features, readable_views, view_features
+from ..clip.pixels import Views
 from ..clip.prompts import ContextSettings, context_prompts, random_context, word_context
 from ..clip.templates import DEFAULT_TEMPLATE
 from ..clip.text_encoder import TextEncoder
 from ..data.checks import count_traps, leak_traps, warn
+from ..data.encoded import check_views
 from ..data.fewshot import FewShot, draw_few_shot, few_images
 from ..data.load import DataSet
 from ..errors import CoopError, UsageError
@@ -172,7 +174,10 @@ def learn_prompt(
 
     started = time.perf_counter()
     # Online views are not kept; those of the first epoch tell which images can be read.
+    views: Views
     views, kept_in = (range(recipe.views), cache) if recipe.views else ([0], FeatureCache(None))
+    if check_views(data.train, recipe.views):
+        views = [None]
     train, encoded = data.train, None
     if recipe.views or how.on_error == "skip":
         train, encoded = readable_views(
@@ -273,6 +278,7 @@ def _prompt(backbone: Backbone, data: FewShot, how: LearningSettings, context: T
             "dtype": backbone.dtype,
             "device": backbone.device.type,
             "torch": torch.__version__,
+            **({"augmented": False} if any(item.encoded for item in data.train) else {}),
         },
     )
 
