@@ -20,6 +20,7 @@ from ..machine import pick_device
 from ..names import OPEN_CLIP
 from .cache import FeatureCache
 from .hf_clip import load_hf_clip
+from .image_encoder import ImageEncoder, read_image_encoder
 from .integrity import check_features, check_numbers
 from .known import Facts, ModelFiles, find_files, recall, remember
 from .openclip import OpenClipModel, load_open_clip
@@ -76,14 +77,20 @@ class Backbone:
         return PARTS[0] in vars(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: the text encoder, whose weights are packed for this machine, is built again on first use."""
-        return {name: value for name, value in vars(self).items() if name != "text_encoder"}
+        """For pickle and copy: the encoders, whose weights are packed for this machine, are built again on first use."""
+        return {name: value for name, value in vars(self).items() if name not in ("text_encoder", "image_encoder")}
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
         """The text tower, built on first use: cached class features classify images without it."""
         with torch.inference_mode(False):  # tensors made in inference mode could not be trained through
             return TextEncoder(read_tower(self.model, self.tokenizer.pad_token_id))
+
+    @cached_property
+    def image_encoder(self) -> ImageEncoder | None:
+        """The image tower in the form that is fast on this machine, built on first use; None where the stock one is run."""
+        with torch.inference_mode(False):
+            return read_image_encoder(self.model) if self.device.type == "cpu" else None
 
     def with_exif(self, exif: bool) -> Backbone:
         """The same model, with images turned by their EXIF orientation or not."""
@@ -128,7 +135,10 @@ class Backbone:
         return features
 
     def image_tower(self, pixels: Tensor) -> Tensor:
-        """Encode one batch on the model's device, with gradients where the weights require them."""
+        """Encode one batch on the model's device: L2-normalised float32 [B, p].
+
+        Outside of inference mode on the stock tower, with gradients where the weights require them.
+        """
         process = self.image_processor
         inputs = pixels.to(self.device).float()
         if process.do_rescale:
@@ -138,7 +148,10 @@ class Backbone:
                 torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (process.image_mean, process.image_std)
             )
             inputs = (inputs - mean) / std
-        features = self.model.get_image_features(pixel_values=inputs.to(self.model.dtype)).pooler_output
+        if torch.is_inference_mode_enabled() and self.image_encoder:
+            features = self.image_encoder(inputs)
+        else:
+            features = self.model.get_image_features(pixel_values=inputs.to(self.model.dtype)).pooler_output
         if features.shape[-1] != self.feature_width:  # possible where the image tower ends without a projection
             raise CoopError(
                 f'model "{self.name}": its image features have {features.shape[-1]} numbers and its text features '

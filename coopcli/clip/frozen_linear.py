@@ -16,14 +16,29 @@ class FrozenLinear:
     once for backward; a plain linear layer reorders it at every call.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.bias = bias
         self.weight = _packed(weight)
         self._back: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)
-        return _PackedProduct.apply(x, self) if self.weight.is_mkldnn else F.linear(x, self.weight, self.bias)
+        return _PackedProduct.apply(x, self) if self.packed else F.linear(x, self.weight, self.bias)
+
+    def activated(self, x: Tensor, kernel: str, algorithm: str) -> Tensor:
+        """An activation of x W^T + b, by oneDNN's names for it, in one pass over the result. Forward only, W packed."""
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.weight.dtype), self.weight, self.bias, kernel, [], algorithm)
+
+    def plus(self, x: Tensor, rest: Tensor) -> Tensor:
+        """rest [n, out] + x W^T + b, in one pass over the result where W has rest's dtype. Forward only, W packed."""
+        if rest.dtype != self.weight.dtype:
+            return rest + self(x)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, rest, self.weight, self.bias, "add")
+
+    @property
+    def packed(self) -> bool:
+        """Whether the weight is kept in oneDNN's order."""
+        return bool(self.weight.is_mkldnn)
 
     @property
     def back(self) -> Tensor:

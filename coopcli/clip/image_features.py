@@ -28,6 +28,7 @@ from ..parallel import gather, gather_rows, world
 from .backbone import IMAGE_BATCH, Backbone
 from .cache import FeatureCache
 from .decoders import Submit, cores, decoders
+from .image_encoder import ENCODING
 from .pixels import DECODING, TURNS, Views, orientation, prepare
 
 BATCH = {"cpu": 32, "cuda": 256}  # images to encode at once: a multiple of IMAGE_BATCH
@@ -304,7 +305,7 @@ def _digest(content: bytes | CoopError) -> bytes:
 
 def _key(model_key: bytes, digest: bytes, turned: bool, view: int | None) -> bytes:
     name = b"centre crop" if view is None else b"view %d" % view
-    return hashlib.blake2b(model_key + digest + name + DECODING + b" turned" * turned, digest_size=16).digest()
+    return hashlib.blake2b(model_key + digest + name + DECODING + ENCODING + b" turned" * turned, digest_size=16).digest()
 
 
 def _encode(backbone: Backbone, images: Sequence[_Image], cache: FeatureCache) -> None:

@@ -147,6 +147,11 @@ class TokenRows:
         """Attend from each row to all rows of its prompt: [N, 3d] -> float32 [N, d]."""
         mixed = []
         for part, (_, length) in zip(qkv.float().split([rows for rows, _ in self.groups]), self.groups, strict=True):
-            query, key, value = part.view(-1, length, 3, n_heads, part.shape[-1] // (3 * n_heads)).permute(2, 0, 3, 1, 4)
-            mixed.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(len(part), -1))
+            mixed.append(attend_all(part, length, n_heads))
         return torch.cat(mixed)
+
+
+def attend_all(qkv: Tensor, length: int, n_heads: int) -> Tensor:
+    """Attend from each row to all rows of its sequence, which are `length` rows each: [N, 3d] -> [N, d]."""
+    query, key, value = qkv.view(-1, length, 3, n_heads, qkv.shape[-1] // (3 * n_heads)).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(len(qkv), -1)

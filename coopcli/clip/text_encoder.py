@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..machine import free_memory
 from ..parallel import world
+from .layers import run_layer
 from .layouts import TokenRows, TokenTree
 from .prompts import PromptTokens
 from .towers import TextTower, read_tower
@@ -128,16 +129,8 @@ class TextEncoder:
     def _run_layer(self, tree: TokenTree | TokenRows, number: int, x: Tensor, qkv: Tensor | None) -> Tensor:
         """Run one layer on the rows x [N', d], with its queries, keys and values where they are known already."""
         layer = self.layers[number]
-        if qkv is None:
-            qkv = layer.qkv(layer.norm1(x) if layer.pre_norm else x)
-        mixed = tree.attend(qkv, self.tower.n_heads)
-        if layer is self.layers[-1]:  # from here on only the pooled rows are needed
-            x, mixed = x.index_select(0, tree.leaves), mixed.index_select(0, tree.leaves)
-        if not layer.pre_norm:
-            x = layer.norm1(x + layer.out(mixed))
-            return layer.norm2(x + layer.fc2(layer.activation(layer.fc1(x))))
-        x = x + layer.out(mixed)
-        return x + layer.fc2(layer.activation(layer.fc1(layer.norm2(x))))
+        pooled = tree.leaves if layer is self.layers[-1] else None  # only these rows are needed in the end
+        return run_layer(layer, x, lambda known: tree.attend(known, self.tower.n_heads), qkv, pooled)
 
     def fixed_chunk(self, prompts: Sequence[PromptTokens]) -> int:
         """Choose how many classes to encode at a time (0: all), by the number of rows alone.

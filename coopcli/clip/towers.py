@@ -11,30 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .frozen_linear import FrozenLinear
+from .layers import Layer, Map, linear, norm, post_norm_layer, pre_norm_layer
 from .layouts import Pool
-
-Map = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer of a tower; `activation` is between the two linear layers of its MLP.
-
-    With `pre_norm` each half is x + f(norm(x)), as in CLIP and SigLIP; without it norm(x + f(x)), as in BERT.
-    """
-
-    norm1: Map
-    qkv: FrozenLinear
-    out: FrozenLinear
-    norm2: Map
-    fc1: FrozenLinear
-    activation: Map
-    fc2: FrozenLinear
-    pre_norm: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,15 +62,15 @@ def token_width(model: Any) -> int:
 
 def _clip(model: Any, pad: int | None) -> TextTower:
     """CLIP and MetaCLIP 2: causal, EOS is pooled, nothing after it matters. MobileCLIP: not causal, the filling is seen."""
-    text, project = model.text_model, _linear(model.text_projection)
+    text, project = model.text_model, linear(model.text_projection)
     fill = getattr(model, "fill", None)
-    final_norm = _norm(text.final_layer_norm)
+    final_norm = norm(text.final_layer_norm)
     return TextTower(
         token_embedding=text.embeddings.token_embedding.weight,
         position_rows=text.embeddings.position_embedding.weight,
         n_heads=text.config.num_attention_heads,
         feature_width=feature_width(model),
-        layers=[_pre_norm_layer(layer, text.config.hidden_act == "quick_gelu") for layer in text.encoder.layers],
+        layers=[pre_norm_layer(layer, text.config.hidden_act) for layer in text.encoder.layers],
         finish=lambda rows: project(final_norm(rows)),
         causal=fill is None,
         pool="end",
@@ -100,14 +80,14 @@ def _clip(model: Any, pad: int | None) -> TextTower:
 
 def _siglip(model: Any, pad: int | None) -> TextTower:
     """SigLIP and SigLIP 2 of fixed size: bidirectional, filled to the full length, the last position is pooled."""
-    text, project = model.text_model, _linear(model.text_model.head)
-    final_norm = _norm(text.final_layer_norm)
+    text, project = model.text_model, linear(model.text_model.head)
+    final_norm = norm(text.final_layer_norm)
     return TextTower(
         token_embedding=text.embeddings.token_embedding.weight,
         position_rows=text.embeddings.position_embedding.weight,
         n_heads=text.config.num_attention_heads,
         feature_width=feature_width(model),
-        layers=[_pre_norm_layer(layer) for layer in text.encoder.layers],
+        layers=[pre_norm_layer(layer, text.config.hidden_act) for layer in text.encoder.layers],
         finish=lambda rows: project(final_norm(rows)),
         causal=False,
         fill=pad,
@@ -117,17 +97,17 @@ def _siglip(model: Any, pad: int | None) -> TextTower:
 def _bert(model: Any, pad: int | None) -> TextTower:
     """ALIGN and Chinese-CLIP: BERT, whose first token [CLS] is pooled."""
     text = model.text_model
-    return _bert_tower(model, text, text.encoder.layer, 0, _linear(model.text_projection))
+    return _bert_tower(model, text, text.encoder.layer, 0, linear(model.text_projection))
 
 
 def _altclip(model: Any, pad: int | None) -> TextTower:
     """AltCLIP: XLM-RoBERTa, whose positions begin after the padding id, with a norm and two linear layers at the end."""
-    text, norm = model.text_model, _norm(model.text_model.pre_LN)
-    transform, project = _linear(text.transformation), _linear(model.text_projection)
+    text, final_norm = model.text_model, norm(model.text_model.pre_LN)
+    transform, project = linear(text.transformation), linear(model.text_projection)
     first_position = text.config.pad_token_id + 1
 
     def finish(rows: Tensor) -> Tensor:
-        return project(transform(norm(rows)))
+        return project(transform(final_norm(rows)))
 
     return _bert_tower(model, text.roberta, text.roberta.encoder.layers, first_position, finish)
 
@@ -139,11 +119,11 @@ def _bert_tower(model: Any, bert: Any, layers: Sequence[Any], first_position: in
         position_rows=embeddings.position_embeddings.weight[first_position:] + embeddings.token_type_embeddings.weight[0],
         n_heads=bert.config.num_attention_heads,
         feature_width=feature_width(model),
-        layers=[_post_norm_layer(layer) for layer in layers],
+        layers=[post_norm_layer(layer) for layer in layers],
         finish=finish,
         causal=False,
         pool="first",
-        embed_norm=_norm(embeddings.LayerNorm),
+        embed_norm=norm(embeddings.LayerNorm),
     )
 
 
@@ -155,50 +135,3 @@ TOWERS: dict[str, Callable[[Any, int | None], TextTower]] = {
     "align": _bert,
     "altclip": _altclip,
 }
-
-
-# ------------------------------------------------------------------------------------------------ parts of a tower
-
-
-def _norm(stock: torch.nn.LayerNorm) -> Map:
-    weight, bias = stock.weight.float(), stock.bias.float()
-    return lambda x: F.layer_norm(x, stock.normalized_shape, weight, bias, stock.eps)
-
-
-def _linear(stock: torch.nn.Linear) -> Map:
-    weight, bias = stock.weight.float(), None if stock.bias is None else stock.bias.float()
-    return lambda x: F.linear(x, weight, bias)
-
-
-def _frozen(*stock: torch.nn.Linear) -> FrozenLinear:
-    """One layer of several that read the same input."""
-    return FrozenLinear(torch.cat([part.weight for part in stock]), torch.cat([part.bias for part in stock]))
-
-
-def _pre_norm_layer(stock: Any, quick_gelu: bool = False) -> Layer:
-    attention, mlp = stock.self_attn, stock.mlp
-    # x sigmoid(a x) = silu(a x) / a, and silu is one kernel: the factors go into the weights around it.
-    a, activation = (1.702, F.silu) if quick_gelu else (1.0, mlp.activation_fn)
-    return Layer(
-        norm1=_norm(stock.layer_norm1),
-        qkv=_frozen(attention.q_proj, attention.k_proj, attention.v_proj),
-        out=_frozen(attention.out_proj),
-        norm2=_norm(stock.layer_norm2),
-        fc1=FrozenLinear(mlp.fc1.weight * a, mlp.fc1.bias * a),
-        activation=activation,
-        fc2=FrozenLinear(mlp.fc2.weight / a, mlp.fc2.bias),
-    )
-
-
-def _post_norm_layer(stock: Any) -> Layer:
-    attention = stock.attention
-    return Layer(
-        norm1=_norm(attention.output.LayerNorm),
-        qkv=_frozen(attention.self.query, attention.self.key, attention.self.value),
-        out=_frozen(attention.output.dense),
-        norm2=_norm(stock.output.LayerNorm),
-        fc1=_frozen(stock.intermediate.dense),
-        activation=stock.intermediate.intermediate_act_fn,
-        fc2=_frozen(stock.output.dense),
-        pre_norm=False,
-    )
