@@ -6,7 +6,7 @@ import json
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import typer
 
@@ -31,7 +31,14 @@ def settings_of(context: typer.Context) -> dict[str, Any]:
 
 def typed(settings: type[T], context: typer.Context) -> T:
     """Fill a dataclass with the command's parameters of the same names."""
-    return settings(**{field.name: context.params[field.name] for field in fields(settings)})  # type: ignore[arg-type]
+    hints = get_type_hints(settings)
+
+    def value_of(name: str) -> Any:
+        value = context.params[name]
+        # Before 0.29, typer makes paths of texts only when it calls the command.
+        return Path(value) if isinstance(value, str) and Path in get_args(hints[name]) else value
+
+    return settings(**{field.name: value_of(field.name) for field in fields(settings)})  # type: ignore[arg-type]
 
 
 def use_settings(context: typer.Context, path: Path | None) -> Path | None:

@@ -67,7 +67,7 @@ class Backbone:
         def __getattr__(self, name: str) -> Any:
             """Load the towers, tokenizer and image processor of a model whose facts are known when one is first used."""
             if name not in PARTS or "source" not in vars(self):
-                raise AttributeError(f"a Backbone has no attribute {name!r}")
+                return super().__getattribute__(name)  # raises what a property raised, or that there is no such attribute
             vars(self).update(zip(PARTS, vars(self)["source"].load(self), strict=True))
             return vars(self)[name]
 

@@ -109,7 +109,9 @@ def _altclip(model: Any, pad: int | None) -> TextTower:
     def finish(rows: Tensor) -> Tensor:
         return project(transform(final_norm(rows)))
 
-    return _bert_tower(model, text.roberta, text.roberta.encoder.layers, first_position, finish)
+    encoder = text.roberta.encoder
+    layers = encoder.layers if hasattr(encoder, "layers") else encoder.layer  # its name before transformers 5.23
+    return _bert_tower(model, text.roberta, layers, first_position, finish)
 
 
 def _bert_tower(model: Any, bert: Any, layers: Sequence[Any], first_position: int, finish: Map) -> TextTower:

@@ -202,6 +202,9 @@ def test_no_image_of_too_many_pixels(monkeypatch):
     "kind", ["ICO", "DDS", "JPEG2000", "MPO", "PCX", "SGI", "TGA", "AVIF", "ICNS", "DIB", "PPM", "QOI", "PNG"]
 )
 def test_formats_that_are_read(kind):
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow does not write {kind}")
     image = Image.fromarray(RGB).resize((32, 32))
     options = {"ICO": {"sizes": [(32, 32)]}, "ICNS": {"append_images": [image]}, "AVIF": {"quality": 100}}.get(kind, {})
     content = saved(image, kind, **options)
