@@ -1,7 +1,9 @@
 """Each example runs as it stands and tells what it promises."""
 
+import os
 import re
 import runpy
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +29,27 @@ def example(tmp_path, monkeypatch, capsys):
 
 def test_every_example_is_tested():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == TESTED
+
+
+def test_the_notebook_runs_clean(tmp_path, monkeypatch):
+    """Every cell in a Jupyter kernel: no error, nothing on stderr but what `coop` says in plain lines, no leftover bars."""
+    nbformat = pytest.importorskip("nbformat", reason="needs pip install nbclient ipykernel")
+    nbclient = pytest.importorskip("nbclient", reason="needs pip install nbclient ipykernel")
+    pytest.importorskip("ipykernel", reason="needs pip install nbclient ipykernel")
+    for name, value in {
+        "COOP_CACHE": tmp_path / "cache",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in notebook.cells), "clear its outputs"
+    nbformat.validate(notebook)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = "".join(output.get("text", "") or output["data"]["text/plain"] for output in outputs)
+    assert re.search(r"hand-written [\d.]+%, learned [\d.]+%", shown) and "<LearnedPrompt 16 vectors, end, 10 classes" in shown
+    assert "image,class,probability" in shown and "\x1b" not in shown and "\r" not in shown
+    assert not [output for output in outputs if output.get("name") == "stderr"], shown
 
 
 def test_learn_from_folder(example, photos, tmp_path):

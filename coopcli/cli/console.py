@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 # Under NO_COLOR rich leaves out colours only, not bold.
 STYLES = None if os.environ.get("NO_COLOR") else "auto"
-out = Console(highlight=False, color_system=STYLES)  # type: ignore[arg-type]
-talk = Console(stderr=True, highlight=False, color_system=STYLES)  # type: ignore[arg-type]
+# A notebook runs `!coop` in a terminal that shows neither cursor movements nor bars, and asks for colours all the same.
+TERMINAL = False if "JPY_PARENT_PID" in os.environ else None
+out = Console(highlight=False, color_system=STYLES, force_terminal=TERMINAL)  # type: ignore[arg-type]
+talk = Console(stderr=True, highlight=False, color_system=STYLES, force_terminal=TERMINAL)  # type: ignore[arg-type]
 CONFUSION_CLASSES = 12  # beyond these, a confusion table is no longer read
 QUIET, NORMAL, VERBOSE = range(3)
 level = NORMAL

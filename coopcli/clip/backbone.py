@@ -40,7 +40,7 @@ PARTS = ("model", "tokenizer", "image_processor")
 Parts = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Backbone:
     """A CLIP ready for use; nothing in it learns.
 
@@ -70,6 +70,13 @@ class Backbone:
                 return super().__getattribute__(name)  # raises what a property raised, or that there is no such attribute
             vars(self).update(zip(PARTS, vars(self)["source"].load(self), strict=True))
             return vars(self)[name]
+
+    def __repr__(self) -> str:
+        """Name the model, where it computes and in what, and its fingerprint; loads nothing."""
+        at = f"@{self.revision[:12]}" if self.revision else ""
+        turned = ", images turned by EXIF" if self.exif else ""
+        kind = type(self).__name__
+        return f"<{kind} {self.name}{at} on {self.device.type}, {self.dtype}{turned}, fingerprint {self.fingerprint[:12]}>"
 
     @property
     def loaded(self) -> bool:

@@ -47,7 +47,7 @@ def model_card(
         tags=["coop", "clip", "few-shot", *([] if is_head else ["prompt-learning"])],
         datasets=_data_id(learned),
         metrics=["accuracy"] if scores else None,
-        model_name=_line(source) if scores else None,
+        model_name=_model_name(source) if scores else None,
         eval_results=_results(learned, scores) if scores else None,
     )
     return _template().render(
@@ -108,6 +108,12 @@ def _is_repo(name: object) -> bool:
     return match is not None and match["revision"] is None
 
 
+def _model_name(source: str) -> str:
+    """What the hub lists results under: the repository's id, or the name of a run folder; no path, no branch."""
+    on_hub = HUB_ID.fullmatch(source) and not Path(source).exists()
+    return _line(source.partition("@")[0] if on_hub else Path(source).name or source)
+
+
 def _data_id(learned: LearnedPrompt | Head) -> str | None:
     """The data set's name on the hub, if it came from there: only such names begin with an owner."""
     name = learned.training.get("data")
@@ -117,11 +123,14 @@ def _data_id(learned: LearnedPrompt | Head) -> str | None:
 def _results(learned: LearnedPrompt | Head, scores: Mapping[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
-    name = _line(learned.training.get("data", "its own data"))
+    given = learned.training.get("data", "its own data")
+    # Of a path, which says nothing to others, only its last part names the data.
+    last = given if _is_repo(given) else re.split(r"[\\/]", str(given).rstrip("\\/"))[-1]
+    name = _line(last) or "its own data"
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type=_data_id(learned) or name,
+            dataset_type=_data_id(learned) or re.sub(r"[^\w.-]+", "-", name),
             dataset_name=name,
             metric_type="accuracy",
             metric_name=label,

@@ -70,6 +70,12 @@ class Classifier:
         self.head = as_head(self.clip, learned, names, self.cache)
         self.classes_ = np.array(self.head.class_names)
 
+    def __repr__(self) -> str:
+        """What was learned, the classes among which it chooses, and the model."""
+        how = self.learned.method if isinstance(self.learned, Head) else self.learned.form
+        kind = f", {self.probabilities}" if self.probabilities != "softmax" else ""
+        return f"<{type(self).__name__} {how}, {self.head}{kind}>"
+
     @classmethod
     def load(
         cls,

@@ -26,7 +26,7 @@ AT_ONCE = 1 << 25  # affinities of images with keys in memory: 128 MiB, and as m
 MAX_KEYS, MAX_SCALE = 2**24, 1e6  # of a cache: its keys, its alpha and beta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Head(Origin):
     """A classifier over L2-normalised image features x [n, p] of one backbone: x @ weights.T + bias + cache(x).
 
@@ -44,6 +44,10 @@ class Head(Origin):
     alpha: float = 0.0
     beta: float = 0.0
     tuned: Backbone | None = None
+
+    def __repr__(self) -> str:
+        """The method, the classes and the model."""
+        return f"<{type(self).__name__} {self.method}, {self}>"
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits [n, K] of image features [n, p]. Raises CoopError for features of another width."""

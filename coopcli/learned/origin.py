@@ -8,6 +8,8 @@ from typing import Any
 from ..errors import CoopError
 from .safefile import MAX_NAME, Checks, Contents, brief, is_names, is_text
 
+NAMED = 3  # classes that a repr names
+
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
@@ -25,6 +27,12 @@ class Origin:
     fingerprint: str
     training: dict[str, Any]
     exif: bool = False
+
+    def __str__(self) -> str:
+        """The classes and the model in words."""
+        first = ", ".join(brief(name) for name in self.class_names[:NAMED])
+        more = ", ..." if len(self.class_names) > NAMED else ""
+        return f"{len(self.class_names)} classes ({first}{more}) on {brief(self.model)}"
 
     def check_lengths(self) -> None:
         """Raise CoopError for a name that is too long for a file."""

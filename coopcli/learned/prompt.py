@@ -21,12 +21,22 @@ from .safefile import Checks, Contents, content_of, read
 MAX_ROWS = 512  # of a context; OpenAI's models read 77 tokens, Long-CLIP 248
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LearnedPrompt(Origin):
     """A learned context, float32 [M, d] or class-specific [K, M, d], with what it was learned for and on."""
 
     context: Tensor
     settings: ContextSettings
+
+    def __repr__(self) -> str:
+        """The context's form, the classes and the model."""
+        return f"<{type(self).__name__} {self.form}, {self}>"
+
+    @property
+    def form(self) -> str:
+        """The context's form in words: 16 vectors, end."""
+        own = " for each class" if self.settings.csc else ""
+        return f"{self.settings.n_ctx} vectors{own}, {self.settings.position}"
 
     def content(self, path: str | os.PathLike[str] = PROMPT_FILE) -> bytes:
         """Make the bytes of the file. Raises CoopError for a prompt that could not be read again."""

@@ -127,7 +127,9 @@ def test_ctrl_c_keeps_the_last_whole_epoch(photos, tmp_path):
 
 def test_fit_draws_its_figures(coop, photos, tmp_path):
     ran(coop("fit", photos, "--shots", "2", *QUICK, "-o", "run", "--plot"))
-    assert {path.name for path in (tmp_path / "run").glob("*.png")} == {f"{name}.png" for name in ("learning", "mosaic", "confusion", "similarity")}
+    assert {path.name for path in (tmp_path / "run").glob("*.png")} == {
+        f"{name}.png" for name in ("learning", "mosaic", "confusion", "similarity")
+    }
 
 
 def test_the_log_grows_by_the_epoch(coop, photos, tmp_path, monkeypatch):

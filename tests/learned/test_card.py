@@ -11,6 +11,8 @@ import torch
 from conftest import ran
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from huggingface_hub.utils import validate_repo_id
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -79,6 +81,30 @@ def test_front_matter_is_what_the_hub_reads(tmp_path):
         (0.75, "alice/eurosat"),
         (0.5, "alice/eurosat"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "kind"),
+    [("/home/me/my photos", "my photos", "my-photos"), ("C:\\data\\pets\\", "pets", "pets"), ("EuroSAT", "EuroSAT", "EuroSAT"),
+     ("alice/eurosat", "alice/eurosat", "alice/eurosat"), ("./", ".", "."), ("", "its own data", "its-own-data")],
+)  # fmt: skip
+def test_the_index_names_data_and_model_and_no_path(tmp_path, monkeypatch, data, name, kind):
+    """What huggingface_hub itself checks without a network: the YAML, the results read back, the ids."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "coop-runs" / "run").mkdir(parents=True)
+    sources = {"alice/flowers": "alice/flowers", "alice/flowers@second": "alice/flowers", "coop-runs/run": "run",
+               str(tmp_path / "coop-runs" / "run"): "run"}  # fmt: skip
+    for source, model in sources.items():
+        card = model_card(replace(PROMPT, training=TRAINING | {"data": data}), source, METRICS)
+        (index,) = front_matter(card, tmp_path)["model-index"]
+        assert index["name"] == model and index["results"][0]["dataset"] == {"name": name, "type": kind}
+        read_model, results = model_index_to_eval_results([index])
+        assert read_model == model and eval_results_to_model_index(model, results) == [index]
+        data_of_card = ModelCard(card).data
+        assert data_of_card.eval_results == results
+        validate_repo_id(data_of_card.base_model)
+        for dataset in [data_of_card.datasets] if data_of_card.datasets else []:
+            validate_repo_id(dataset)
 
 
 def test_what_is_not_known_is_not_said(tmp_path):
@@ -178,9 +204,13 @@ def test_names_show_as_they_are_and_do_nothing(name, classes, training):
             assert shown in " ".join(told.text.replace("_", " ").split())
     assert not re.search("[\x1b\u202e\u2028]", card)
     data = ModelCard(card).data
-    assert data.library_name == "coop" and data.eval_results[0].dataset_name == " ".join(name.split()).replace(
-        "\x1b", "\\x1b"
-    ).replace("\u202e", "\\u202e")
+    last = (
+        name
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and "/" in str(data.datasets)
+        else re.split(r"[\\/]", name.rstrip("\\/"))[-1]
+    )
+    last = " ".join(last.split()).replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+    assert data.library_name == "coop" and data.eval_results[0].dataset_name == (last or "its own data")
 
 
 # ----------------------------------------------------------------------------------------------- the snippet works

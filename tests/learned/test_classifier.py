@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import pickle
 import sys
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -234,3 +235,16 @@ def test_arrays_of_paths(prompt, photos):
     pictures = np.empty(1, object)
     pictures[0] = Image.open(paths[0])
     assert prompt.predict_proba(pictures).tolist() == expected[:1]
+
+
+def test_what_they_are_reads_in_one_line(prompt, mini, photos):
+    """In an interpreter or a notebook: no tensors, no towers, the names of a few classes."""
+    assert repr(prompt) == "<Prompt 4 vectors, end, 3 classes (red, green, blue) on mini>"
+    assert repr(prompt.learned) == "<LearnedPrompt 4 vectors, end, 3 classes (red, green, blue) on mini>"
+    assert repr(Classifier(some_head(mini), mini)) == "<Classifier linear-probe, 3 classes (red, green, blue) on mini>"
+    many = replace(some_head(mini), class_names=("a\x1b", *"bcde"), folders=tuple("abcde"))
+    assert "\x1b" not in repr(many) and "5 classes (" in repr(many) and ", ...)" in repr(many)
+    csc = Prompt(learned_prompt(mini, csc=True), mini)
+    assert "4 vectors for each class, end" in repr(csc)
+    assert repr(mini) == f"<Backbone mini on cpu, float32, fingerprint {mini.fingerprint[:12]}>"
+    assert repr(CLIP("mini", device="cpu", exif=True)).startswith("<CLIP mini on cpu, float32, images turned by EXIF, fing")
