@@ -2,6 +2,7 @@
 
     pip install --no-deps open_clip_torch     # only for OpenAI's token table, so that names have their true lengths
     python benchmarks/speed.py [ROW ...]      # all rows take about half an hour on two cores
+    python benchmarks/speed.py --cpu [ROW ...]    # CPU seconds, user and system, for a machine that does other work
 
 ViT-B/16 sizes with random weights, M = 16, float32 where the row does not say otherwise. Each row alternates the two
 sides and takes the median of each. `--data` is the folder that holds `splits/` and `prompts/` (see README there).
@@ -12,13 +13,14 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -30,7 +32,8 @@ from coopcli.clip.openclip import openai_tokenizer
 from coopcli.clip.prompts import ContextSettings, context_prompts, hand_written_prompts, random_context
 from coopcli.clip.templates import TEMPLATE_SETS
 from coopcli.clip.text_encoder import TextEncoder
-from coopcli.data.load import load_split_file
+from coopcli.data.folders import load_folder
+from coopcli.data.load import ImageItem, load_split_file
 from coopcli.learning.recipe import Recipe
 from coopcli.learning.training import TrainingState, TrainingTask, train_context
 
@@ -56,6 +59,15 @@ def class_names(data: Path, name: str) -> list[str]:
     return list(load_split_file(data / "splits" / f"split_zhou_{name}.json").class_names)
 
 
+clock: Callable[[], float] = time.perf_counter
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process, and of those it has started that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float]:
     """Median seconds of each side; one untimed round of both first."""
     ours()
@@ -63,9 +75,9 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], rounds: 
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for side, run in enumerate((ours, theirs)):
-            started = time.perf_counter()
+            started = clock()
             run()
-            times[side].append(time.perf_counter() - started)
+            times[side].append(clock() - started)
     return statistics.median(times[0]), statistics.median(times[1])
 
 
@@ -197,38 +209,64 @@ class Bench:
         self.tell("80 templates x 1000 ImageNet names", mine, stock, "stock: 1000 of the 80,000 prompts, times 80")
 
     def features(self) -> None:
-        """Image features from files on disk, against the bare tower on tensors in memory."""
-        import numpy as np
-        from PIL import Image
+        """Image features from files on disk and from pixels, against the bare tower on tensors in memory."""
         from transformers import CLIPImageProcessorPil
 
         from coopcli.clip.backbone import Backbone
         from coopcli.clip.cache import FeatureCache
         from coopcli.clip.image_features import image_features
-        from coopcli.data.folders import load_folder
 
         processor = CLIPImageProcessorPil()
         backbone = Backbone("random", None, self.model, self.tokenizer, processor, "x", torch.device("cpu"), "float32", 100.0)
+        inputs = torch.randn(IMAGES, 3, 224, 224)
+        pixels = torch.randint(0, 256, (IMAGES, 3, 224, 224), dtype=torch.uint8)
+
+        @torch.inference_mode()
+        def bare() -> None:
+            self.model.get_image_features(inputs)
+
+        mine, stock = alternate(lambda: backbone.encode_images(pixels), bare, 3)
+        self.tell(f"image features from pixels, {IMAGES} images", mine, stock, f"{IMAGES / mine:.1f} images/s")
         with tempfile.TemporaryDirectory() as folder:
-            rng = np.random.default_rng(0)
-            for i in range(4 * IMAGES):
-                path = Path(folder, "ab"[i % 2], f"{i}.jpg")
-                path.parent.mkdir(exist_ok=True)
-                small = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8))
-                small.resize((640, 480), Image.Resampling.BICUBIC).save(path)
-            items = load_folder(Path(folder)).splits["all"]
-            pixels = torch.randn(IMAGES, 3, 224, 224)
-
-            @torch.inference_mode()
-            def bare() -> None:
-                for _ in range(4):
-                    self.model.get_image_features(pixels)
-
+            items = noise_pictures(Path(folder), IMAGES, (640, 480))
             mine, stock = alternate(lambda: image_features(backbone, items, FeatureCache(None)), bare, 3)
-        self.tell("image features, 640x480 JPEG files", mine, stock, f"{len(items) / mine:.1f} images/s")
+        self.tell(f"the same from 640x480 JPEG files, {IMAGES} files", mine, stock, f"{len(items) / mine:.1f} images/s")
 
-    def tell(self, what: str, mine: float, stock: float, note: str) -> None:
+    @staticmethod
+    def views() -> None:
+        """Features of 16 views of each file with `mini`, decoded once, against 16 passes over the files."""
+        from coopcli.clip.backbone import load_backbone
+        from coopcli.clip.cache import FeatureCache
+        from coopcli.clip.image_features import view_features
+
+        backbone, count = load_backbone("mini", device="cpu"), 16
+        with tempfile.TemporaryDirectory() as folder:
+            items = noise_pictures(Path(folder), 100, (500, 375))
+
+            def one_by_one() -> None:
+                for view in range(count):
+                    view_features(backbone, items, [view], FeatureCache(None))
+
+            mine, apart = alternate(lambda: view_features(backbone, items, range(count), FeatureCache(None)), one_by_one, 3)
+        Bench.tell(f"{count} views of {len(items)} JPEG files (500x375), mini", mine, apart, "against as many passes")
+
+    @staticmethod
+    def tell(what: str, mine: float, stock: float, note: str) -> None:
         print(f"| {what} | {mine:.3f} s | {stock:.2f} s | {stock / mine:.2f}x | {note} |", flush=True)
+
+
+def noise_pictures(folder: Path, count: int, size: tuple[int, int]) -> Sequence[ImageItem]:
+    """Write JPEG files of smooth noise, and list them."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / "ab"[i % 2] / f"{i}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+        small.resize(size, Image.Resampling.BICUBIC).save(path)
+    return load_folder(folder).splits["all"]
 
 
 def peak_memory() -> float:
@@ -266,6 +304,7 @@ ROWS: dict[str, Callable[[Path], None]] = {
     "imagenet": lambda data: Bench(data).text("ImageNet", rounds=1),
     "ensemble": lambda data: Bench(data).ensemble(),
     "features": lambda data: Bench(data).features(),
+    "views": lambda data: Bench.views(),
     "memory": lambda data: [
         subprocess.run([sys.executable, __file__, "--data", str(data), "--peak", what], check=True)
         for what in ("ours", "stock", "imagenet")
@@ -277,8 +316,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--cpu", action="store_true", help="measure CPU seconds")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.cpu:
+        global clock
+        clock = cpu_seconds
     if options.peak:
         peak(options.peak, options.data)
         return

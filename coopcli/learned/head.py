@@ -117,7 +117,7 @@ class Head(Origin):
 def cache_logits(images: Tensor, keys: Tensor, values: Tensor, beta: float, n_classes: int) -> Tensor:
     """exp(-beta * (1 - x @ keys.T)) @ onehot(values), [n, K]; Tip-Adapter, Equation 5."""
     at_once = max(1, AT_ONCE // len(keys))
-    if not torch.compiler.is_exporting() and len(images) > at_once:
+    if not torch.compiler.is_compiling() and len(images) > at_once:
         return torch.cat([cache_logits(part, keys, values, beta, n_classes) for part in images.split(at_once)])
     affinity = (-beta * (1 - images @ keys.T)).exp()
     return affinity.new_zeros(images.shape[0], n_classes).index_add_(1, values, affinity)
