@@ -33,12 +33,17 @@ def name_traps(dataset: DataSet) -> list[str]:
     alike: dict[str, list[str]] = defaultdict(list)
     for folder, name in zip(dataset.folders, dataset.class_names, strict=True):
         alike[name_key(name)].append(folder)
-    for name, folders in alike.items():
-        if len(folders) > 1:
-            traps.append(
-                f'classes {_some(folders)} all read "{name}" in a prompt, which cannot tell them apart unless each has its own '
-                "context; see --classnames"
-            )
+    several = {name: folders for name, folders in alike.items() if len(folders) > 1}
+    if several:
+        name, folders = next(iter(several.items()))
+        others = ""
+        if len(several) > 1:
+            repeated = sum(len(folders) - 1 for folders in several.values())
+            others = f" ({repeated} of {len(dataset.class_names)} classes have the name of another)"
+        traps.append(
+            f'classes {_some(folders)} all read "{name}" in a prompt, which cannot tell them apart unless each has its own '
+            f"context; see --classnames{others}"
+        )
     ids = [name for name in dataset.class_names if ID.fullmatch(name)]
     numbered = [(name, match["name"]) for name in dataset.class_names if (match := NUMBERED.fullmatch(name))]
     if 2 * len(ids) > len(dataset.class_names):
