@@ -12,7 +12,9 @@ from conftest import COLOURS, write_picture
 from jobs import TORCHRUN, environment, torchrun
 
 from coopcli import parallel
-from coopcli.errors import UsageError
+from coopcli.cli.setup import check_alike
+from coopcli.data.load import load_data
+from coopcli.errors import CoopError, UsageError
 from coopcli.parallel import World, world_of
 
 FIT = ("--model", "mini", "--shots", 2, "--views", 2, "--class-chunk", 1, "--epochs")
@@ -59,6 +61,16 @@ def test_shares_differ_by_one_at_most():
         parts = [World(rank, 5).mine(range(length)) for rank in range(5)]
         assert [k for part in parts for k in part] == list(range(length))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_processes_that_see_different_data_are_refused(photos, monkeypatch):
+    dataset = load_data(str(photos))
+    monkeypatch.setattr("coopcli.cli.setup.world", lambda: World(0, 2))
+    monkeypatch.setattr("coopcli.cli.setup.gather", lambda digest: [digest, digest])
+    check_alike(dataset)
+    monkeypatch.setattr("coopcli.cli.setup.gather", lambda digest: [digest, "another"])
+    with pytest.raises(CoopError, match='see different images or classes in "photos"'):
+        check_alike(dataset)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..machine import free_memory
-from ..parallel import world
+from ..parallel import launched
 from .layers import run_layer
 from .layouts import TokenRows, TokenTree
 from .prompts import PromptTokens
@@ -148,7 +148,7 @@ class TextEncoder:
         # (2 d), hidden state of the MLP (4 d).
         needed = [layout.tree.n_nodes * len(self.layers) * 15 * self.width * 4 for layout in layouts]
         device = self.token_embedding.device
-        sharing = world().local_size if device.type == "cpu" else 1
+        sharing = launched().local_size if device.type == "cpu" else 1
         available = free_memory(device) // (2 * sharing)
         return "nothing" if sum(needed) <= available else "chunks" if max(needed, default=0) <= available else "layers"
 
