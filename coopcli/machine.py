@@ -35,7 +35,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch for reuse
         return int(torch.cuda.mem_get_info(device)[0]) + kept
-    if MEMINFO.exists():
+    with suppress(OSError, ValueError, KeyError):  # no /proc, or one of another kind
         lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
         available = int(lines["MemAvailable"].split()[0]) * 1024
         of_container = _free_in_container()

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import stat
@@ -303,3 +304,36 @@ def test_predictions_to_a_stream_a_device_and_a_link(coop, photos, tmp_path):
     code, _, err = coop(*TABLE, "--predictions", "link.csv", **variables)
     assert code == 0 and (tmp_path / "link.csv").is_symlink()
     assert (tmp_path / "kept.csv").read_text().startswith("image,label,prediction")
+
+
+# ------------------------------------------------------------------------------------------------- bare containers
+
+# A container without a home, without an entry for its user in passwd, whose folders for temporary files, shared memory and
+# the current one cannot be written: a mount namespace of that kind.
+BARE = """
+mount -t tmpfs none /mnt && cp -r photos /mnt && mkdir /mnt/out && mount --bind /mnt/photos /mnt/photos &&
+mount -o remount,ro,bind /mnt/photos && mount -t tmpfs -o ro none /dev/shm || exit 99
+for place in /tmp /var/tmp /usr/tmp; do [ ! -d $place ] || mount -t tmpfs -o ro none $place || exit 99; done
+cd /mnt/photos && unshare -U --map-user=12345 true && exec unshare -U --map-user=12345 "$@" || exit 99
+"""
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare")
+def test_a_bare_container(tmp_path):
+    if any(str(place).startswith(("/tmp/", "/mnt/")) for place in (sys.prefix, sys.base_prefix, Path(__file__))):
+        pytest.skip("Python or coop lies in a folder that the test hides")
+    for k in range(70):  # as many as are decoded in processes elsewhere
+        write_picture(tmp_path / "photos" / "ab"[k % 2] / f"{k}.png", seed=k, size=(12, 12))
+    given = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
+    namespace = ["unshare", "-m" if os.geteuid() == 0 else "-rm", "sh", "-c", BARE, "sh"]
+    command = ["sweep", ".", "--methods", "zeroshot,coop", "--shots", "1", "--seeds", "1,2", "--jobs", "2", "-o", "/mnt/out/s"]
+    done = subprocess.run(
+        [*namespace, *COOP, *command, "--model", "mini"], env=given, cwd=tmp_path, capture_output=True, text=True
+    )
+    if done.returncode in (1, 99) and "coop: " not in done.stderr:
+        pytest.skip("this machine lets no test mount anything")
+    assert done.returncode == 0 and "coop" in done.stdout, done.stderr
+    assert "this user has no home folder; set COOP_CACHE" in done.stderr and "COOP_DEBUG" not in done.stderr
+    assert "doing one experiment at a time" in done.stderr
+    notes = [line for line in done.stderr.splitlines() if not line.startswith(("note: ", "data: ", "results: ", "images: "))]
+    assert notes == []

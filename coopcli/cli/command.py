@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import tempfile
 from importlib import import_module
 from typing import Any
 
@@ -41,6 +43,7 @@ class Command(TyperCommand):
         if here.rank and self.name not in TOGETHER | APART:
             return None
         if self.name not in LIGHT:
+            _name_temporary_folder()
             with status("loading PyTorch"):
                 import_module("torch")
         if here.size > 1 and self.name in TOGETHER | APART:
@@ -64,6 +67,15 @@ class Command(TyperCommand):
                 if problem := problem_of(value, key_of(parameter)):
                     raise typer.BadParameter(problem, ctx=ctx, param=parameter)  # type: ignore[arg-type]
         return left
+
+
+def _name_temporary_folder() -> None:
+    """Name a temporary folder where none can be written: libraries that PyTorch loads ask for its name, and write nothing."""
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        tempfile.tempdir = os.devnull
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.sep)  # one that is there already: what is missing it would make
 
 
 class Group(TyperGroup):

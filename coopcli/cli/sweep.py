@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -227,7 +228,8 @@ def sweep(
 
     after_first(begin)
     cells = grid.cells()
-    with progress() as live, tempfile.TemporaryDirectory() as temporary:
+    kept_in = tempfile.TemporaryDirectory() if no_cache else nullcontext(default_cache_folder())
+    with progress() as live, kept_in as cache_folder:
         bars = Bars(live)
         count = bars.counter("experiments")
         done: list[Result] = []
@@ -236,8 +238,7 @@ def sweep(
             done.append(result)
             count(len(done), len(cells))
 
-        kept_in = Path(temporary) if no_cache else default_cache_folder()
-        results = run_sweep(dataset, source.read, plan, cells, folder, kept_in, jobs, bars.update, on_result)
+        results = run_sweep(dataset, source.read, plan, cells, folder, Path(cache_folder), jobs, bars.update, on_result)
     if launched().rank:  # of many processes the first alone writes the results of all
         return
     written = write_results(folder, dataset.name, settings, results, plot)

@@ -142,4 +142,4 @@ def _epoch_reached(checkpoint: Path) -> str:
 def _last_written(folder: Path) -> str:
     names = (SETTINGS_FILE, PROMPT_FILE, CHECKPOINT_FILE, RESULTS_FILE)
     times = [path.stat().st_mtime for name in names if (path := folder / name).exists()]
-    return datetime.fromtimestamp(max(times)).isoformat(" ", "minutes")
+    return datetime.fromtimestamp(max(times or [folder.stat().st_mtime])).isoformat(" ", "minutes")

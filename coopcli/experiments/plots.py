@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -204,11 +205,19 @@ def _squares(
 
 
 def check_matplotlib() -> None:
-    """Check before the work, not after it, that figures can be drawn. Raises CoopError without matplotlib."""
+    """Check before the work, not after it, that figures can be drawn.
+
+    Raises CoopError without matplotlib, and where it finds no folder to write to.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of a home that it cannot write to, and draws
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib as mpl
+
+        mpl.get_cachedir()
     except ImportError as error:
         raise CoopError("figures need matplotlib: pip install 'coopcli[plots]'") from error
+    except OSError as error:
+        raise CoopError("matplotlib finds no folder that it can write to; set MPLCONFIGDIR to one") from error
 
 
 def _plain(text: str) -> str:

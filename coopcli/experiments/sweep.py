@@ -67,6 +67,8 @@ def sweep(
     processes of a torchrun or srun only the first waits and returns all results; the others return what is done by then.
     """
     laboratory = Laboratory(dataset, plan, FeatureCache(cache_folder), cells)
+    if laboratory.cache.problem:
+        logger.warning("%s", laboratory.cache.problem)
     if len(laboratory.test) < (n := len(test_items(dataset))):
         logger.warning(
             "all experiments are tested on the same %d of %d images: those that none of them trains on", len(laboratory.test), n
@@ -151,12 +153,20 @@ _laboratory: Laboratory  # of a worker process
 
 
 @contextmanager
-def _pool(shared: Shared, jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that do cells. Raises CoopError when one is ended from outside."""
+def _pool(shared: Shared, jobs: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Processes that do cells; None, with a warning, where they could not share semaphores.
+
+    Raises CoopError when one is ended from outside.
+    """
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit PyTorch's threads half-way
-    stop = spawn.Event()
-    given = (shared, max(1, torch.get_num_threads() // jobs), stop)
-    executor = ProcessPoolExecutor(jobs, spawn, initializer=_begin_worker, initargs=given)
+    try:
+        stop = spawn.Event()
+        given = (shared, max(1, torch.get_num_threads() // jobs), stop)
+        executor = ProcessPoolExecutor(jobs, spawn, initializer=_begin_worker, initargs=given)
+    except (OSError, ImportError) as error:  # /dev/shm is missing or read-only
+        logger.warning("no processes can be started here (%s); doing one experiment at a time", error)
+        yield None
+        return
     try:
         yield executor
     except BrokenProcessPool as error:
