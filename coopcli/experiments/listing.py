@@ -71,7 +71,7 @@ def _listed(folder: Path) -> Listed:
         command="sweep" if is_sweep else "fit",
         data=str(settings.get("data", "?")),
         model=", ".join(short_name(name) for name in str(settings.get("model", "?")).split(",")),
-        variant=str(settings.get("methods")) if is_sweep else _variant(settings),
+        variant="?",
         shots=str(settings.get("shots", "?")),
         accuracy=None,
         gain=None,
@@ -79,6 +79,10 @@ def _listed(folder: Path) -> Listed:
         state="damaged settings",
     )
     if not settings:
+        return row
+    try:
+        row = replace(row, variant=str(settings["methods"]) if is_sweep else _variant(settings))
+    except (TypeError, ValueError):  # written by hand
         return row
     try:
         return replace(row, **(_sweep(folder) if is_sweep else _fit(folder)))
