@@ -23,6 +23,8 @@ SPLIT_SPELLINGS = {
     "test": ("test", "testing", "tst", "te", "testset", "testingset", "testdata", "eval", "evaluation", "heldout", "holdout"),
 }
 SPLIT_NAMES = {spelling: split for split, spellings in SPLIT_SPELLINGS.items() for spelling in spellings}
+SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # with numbers and these words beside
+BESIDE_SPLITS = {"set", "data", "dataset", "image", "images", "img", "imgs", "split", "subset", "folder", "dir", "samples"}
 MOST_BYTES = 256 << 20  # of an image file; a larger one is not read into memory
 
 T = TypeVar("T")
@@ -141,8 +143,10 @@ def describe(dataset: DataSet) -> str:
 
 
 def split_name(word: str) -> str | None:
-    """Return `train`, `val` or `test` for any usual spelling of it; None for another word."""
-    return SPLIT_NAMES.get(re.sub(r"[\W_]", "", word).lower())
+    """Return `train`, `val` or `test` for any usual spelling of it, also `Train_Images` and `val2017`; None for other words."""
+    whole = re.sub(r"[\W_]", "", word).lower()
+    parts = [part for part in re.findall("[a-z]+", word.lower()) if part not in BESIDE_SPLITS]
+    return SPLIT_NAMES.get(whole) or (SPLIT_NAMES[parts[0]] if len(parts) == 1 and parts[0] in SPLIT_WORDS else None)
 
 
 def by_split_name(splits: Iterable[tuple[str, T]]) -> dict[str, T]:

@@ -39,7 +39,8 @@ LISTED = 5  # endings that a note names
 
 # Folders and files that desktops, NAS systems and programs leave among images; compared in lower case.
 SYSTEM_NAMES = frozenset([
-    "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "recycler", "lost+found",
+    "@eadir", "@tmp", "@recycle", "@__thumb", "@recently-snapshot", "@sharesnap", "@sharebin", "#recycle", "#snapshot",
+    "__macosx", "$recycle.bin", "recycler", "lost+found",
     "system volume information", "network trash folder", "temporary items", "__pycache__", "thumbs.db", "ehthumbs.db",
     "desktop.ini", "icon\r", "found.000", "picasa.ini",
 ])  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coopcli.data.dataset import DataSet, ImageItem, by_split_name, class_order, columns_named, file_item, read_file
+from coopcli.data.dataset import DataSet, ImageItem, by_split_name, class_order, columns_named, file_item, read_file, split_name
 from coopcli.errors import CoopError, UsageError
 
 
@@ -139,3 +139,8 @@ def test_a_name_that_is_no_text(tmp_path):
     (found,) = tmp_path.iterdir()
     item = file_item(found, found.name)
     assert item.name == "\\udcff.jpg" and item.read() == b"123"
+
+
+@pytest.mark.parametrize("word", ["test_tube", "trains", "train_station", "dev1", "te2", "images", "2017", "contest", ""])
+def test_words_that_are_no_split(word):
+    assert split_name(word) is None

@@ -22,7 +22,8 @@ def test_flat_folder(photos):
 @pytest.mark.parametrize(
     ("train", "val", "test"),
     [("train", "val", "test"), ("Train", "valid", "Test"), ("TRAINING", "Validation", "testing"), ("tr", "dev", "te"),
-     ("training_set", "val-set", "eval"), ("Train Data", "DEVEL", "held-out")],
+     ("training_set", "val-set", "eval"), ("Train Data", "DEVEL", "held-out"), ("train2017", "val2017", "test2017"),
+     ("train_images", "images_val", "01_test"), ("Training-Images", "valid.split", "Test Set 1")],
 )  # fmt: skip
 def test_split_folder(split_photos, train, val, test):
     for old, new in {"train": train, "val": val, "test": test}.items():
