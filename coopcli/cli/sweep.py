@@ -102,6 +102,11 @@ def sweep(
     seeds: Annotated[
         str, typer.Option("--seeds", metavar="N,N,...", help="Each draws its images.")
     ] = "1,2,3",
+    normalize: Annotated[
+        bool,
+        typer.Option("--normalize/--no-normalize",
+                     help="Whether the linear probe reads normalised image features; the reference's does not."),
+    ] = True,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", show_default="coop-runs/sweep-...",
@@ -207,7 +212,7 @@ def sweep(
         variants=variants,
     )
     n_views = options.read_views(views)
-    plan = Plan(template, tuple(read_templates(templates)), classes, device, dtype, pickles, n_views, exif)
+    plan = Plan(template, tuple(read_templates(templates)), classes, device, dtype, pickles, n_views, exif, normalize)
     source = typed(Source, context)
     plot = plot and can_draw()
     for method in grid.methods:

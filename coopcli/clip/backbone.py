@@ -47,7 +47,7 @@ class Backbone:
     `fingerprint` identifies weights, tokenizer and preprocessing by content: equal models have equal fingerprints,
     wherever they are stored. `logit_scale` is the factor on cosine similarities, exp of the model's parameter before any
     rounding: 100 for OpenAI's models. `logit_bias` is what SigLIP adds to its logits before a sigmoid; None in other models.
-    With `exif`, images are first turned by their EXIF orientation.
+    With `exif`, images are first turned by their EXIF orientation. With `raw`, image features keep their length.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Backbone:
     logit_scale: float
     logit_bias: float | None = None
     exif: bool = False
+    raw: bool = False
 
     if not TYPE_CHECKING:
 
@@ -101,16 +102,21 @@ class Backbone:
 
     def with_exif(self, exif: bool) -> Backbone:
         """The same model, with images turned by their EXIF orientation or not."""
-        if exif == self.exif:
-            return self
+        return self if exif == self.exif else self._with("exif", exif)
+
+    def with_raw(self, raw: bool) -> Backbone:
+        """The same model, with image features of the length that the tower gives them, or L2-normalised."""
+        return self if raw == self.raw else self._with("raw", raw)
+
+    def _with(self, name: str, value: bool) -> Backbone:
         other = Backbone.__new__(Backbone)  # `replace` would call the constructor of a CLIP, which loads a model
-        vars(other).update(vars(self) | {"exif": exif})
+        vars(other).update(vars(self) | {name: value})
         return other
 
     @property
     def model_key(self) -> str:
         """What a feature depends on besides its input: devices and dtypes round differently, so they are part of it."""
-        return f"{self.fingerprint}/{self.dtype}/{self.device.type}"
+        return f"{self.fingerprint}/{self.dtype}/{self.device.type}" + "/raw" * self.raw
 
     @cached_property
     def feature_width(self) -> int:
@@ -164,7 +170,7 @@ class Backbone:
                 f'model "{self.name}": its image features have {features.shape[-1]} numbers and its text features '
                 f"{self.feature_width}; correct the projection's size in its config.json"
             )
-        return torch.nn.functional.normalize(features.float(), dim=-1)
+        return features.float() if self.raw else torch.nn.functional.normalize(features.float(), dim=-1)
 
 
 @dataclass(frozen=True)

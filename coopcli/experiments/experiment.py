@@ -30,7 +30,7 @@ from ..learned.head import Head
 from ..learned.prompt import LearnedPrompt, load_learned
 from ..learned.scores import Classify, Metrics, by_class_features, evaluate_features
 from ..learning.fit import LearningSettings, learn_prompt
-from ..learning.methods import COOP, METHODS
+from ..learning.methods import COOP, LINEAR_PROBE, METHODS
 from ..learning.methods.task import FewShotTask
 from ..learning.recipe import Recipe, fast_recipe, paper_recipe
 from ..machine import peak_memory, versions
@@ -90,7 +90,8 @@ class Laboratory:
 
     def origin(self, cell: Cell) -> Origin:
         """Digests of all that a cell learns from, and of the images that it is tested on."""
-        unsaid = ("device", "allow_pickle", *["exif"] * (not self.plan.exif))  # results of before there was --exif stay
+        # Results of before there were --exif and --no-normalize stay.
+        unsaid = ("device", "allow_pickle", *["exif"] * (not self.plan.exif), *["normalize"] * self.plan.normalize)
         plan = {key: value for key, value in asdict(self.plan).items() if key not in unsaid}
         about = [cell.as_dict(), plan, self.backbone(cell.model).fingerprint, self.dataset.class_names]
         lists: list[Any] = []
@@ -153,6 +154,8 @@ class Laboratory:
             # A tuned image tower encodes the test images anew; its features would only fill the cache.
             tuned = learned.tuned if isinstance(learned, Head) else None
             seen = image_features(tuned or self._load(learned.model), self.test, FeatureCache(None))
+        elif isinstance(learned, Head) and learned.raw:
+            seen = image_features(backbone.with_raw(True), self.test, self.cache)
         return self._scored(result, lambda names: as_head(backbone, learned, names).logits, seen, transfers, drawn)
 
     def _saved(self, folder: Path) -> LearnedPrompt | Head | None:
@@ -169,7 +172,9 @@ class Laboratory:
             prompt.save(folder / PROMPT_FILE)
             checkpoint_of(folder).unlink(missing_ok=True)
             return prompt, prompt.context.numel()
-        head = METHODS[cell.method].learn(self._task(backbone, data))
+        head = METHODS[cell.method].learn(
+            self._task(backbone, data, raw=cell.method == LINEAR_PROBE and not self.plan.normalize)
+        )
         write_few_shot(folder, data)
         head.save(folder / HEAD_FILE)
         return head, int(head.training["parameters"])
@@ -182,8 +187,8 @@ class Laboratory:
         how = LearningSettings(recipe, settings, variant.init, template=self.plan.template)
         return learn_prompt(backbone, data, how, self.cache, checkpoint=checkpoint).prompt
 
-    def _task(self, backbone: Backbone, data: FewShot) -> FewShotTask:
-        """The task that every method but `coop` starts from."""
+    def _task(self, backbone: Backbone, data: FewShot, raw: bool = False) -> FewShotTask:
+        """The task that every method but `coop` starts from; with `raw`, image features are not normalised."""
         n_views = self.plan.views or Recipe.views
         views: Views = [None] if check_views(data.train, n_views) else range(n_views)
         return FewShotTask(
@@ -191,13 +196,14 @@ class Laboratory:
             class_names=data.class_names,
             folders=data.folders,
             text=hand_written_features(backbone, [self.plan.template], data.class_names, self.cache),
-            train=image_features(backbone, data.train, self.cache),
+            train=image_features(backbone.with_raw(raw), data.train, self.cache),
             views=view_features(backbone, data.train, views, self.cache),
             labels=torch.tensor([item.label for item in data.train]),
-            val=image_features(backbone, data.val, self.cache),
+            val=image_features(backbone.with_raw(raw), data.val, self.cache),
             val_labels=torch.tensor([item.label for item in data.val], dtype=torch.long),
             train_items=data.train,
             seed=data.seed,
+            raw=raw,
         )
 
     def _scored(

@@ -36,7 +36,7 @@ class Variant:
             "csc": "class-specific" if self.csc else "unified",
             "init": f'from "{self.init}"' if self.init else "random",
             "recipe": f"{self.recipe} recipe",
-            "keep_close": f"kept close by {self.keep_close:g}" if self.keep_close else "free",
+            "keep_close": f"keep-close {self.keep_close:g}",
         }
 
 
@@ -99,7 +99,7 @@ class Plan:
     """What all experiments of a grid have in common. `views` augmented views are encoded of each train image.
 
     With 0, a prompt learns from new views in every epoch; the other methods then take as many as is usual. With `exif`,
-    images are turned by their EXIF orientation.
+    images are turned by their EXIF orientation; without `normalize`, the linear probe reads features of their own length.
     """
 
     template: str
@@ -110,6 +110,7 @@ class Plan:
     allow_pickle: bool = False
     views: int = 16
     exif: bool = False
+    normalize: bool = True
 
 
 @dataclass(frozen=True)

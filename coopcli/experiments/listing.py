@@ -126,7 +126,9 @@ def _variant(settings: dict[str, Any]) -> str:
         float(settings.get("keep-close") or 0),
     ).words()
     hidden = {
-        field for field, default in (("csc", "unified"), ("init", "random"), ("keep_close", "free")) if words[field] == default
+        field
+        for field, default in (("csc", "unified"), ("init", "random"), ("keep_close", "keep-close 0"))
+        if words[field] == default
     }
     return ", ".join(word for field, word in words.items() if field not in hidden)
 

@@ -87,6 +87,8 @@ def _compared(settings: dict[str, Any], free: Collection[str]) -> dict[str, Any]
     flat |= resolved if isinstance(resolved, dict) else {}
     flat.setdefault("exif", False)  # runs of before there were such options
     flat.setdefault("keep-close", 0.0)
+    if "methods" in flat:
+        flat.setdefault("normalize", True)
     return {key: value for key, value in flat.items() if key not in free}
 
 

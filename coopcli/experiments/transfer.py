@@ -16,7 +16,7 @@ from ..clip.image_features import image_features
 from ..data.fewshot import test_items
 from ..data.load import DataSet, ImageItem
 from ..errors import CoopError
-from ..learned.applied import as_head, check_backbone, classes_of
+from ..learned.applied import as_head, as_seen_by, check_backbone, classes_of
 from ..learned.head import Head
 from ..learned.prompt import LearnedPrompt
 from ..learned.scores import Classify, by_class_features, evaluate_features
@@ -109,7 +109,8 @@ def transfer(
                 try:
                     classify = as_head(backbone, classifier, names).logits
                     seen = trained_on(classifier, path, target.dataset).among(items)
-                    row = _tested(row, names, classify, images, items, seen)
+                    own_images = image_features(as_seen_by(classifier, backbone), items, cache)
+                    row = _tested(row, names, classify, own_images, items, seen)
                 except CoopError as error:
                     row = replace(row, note=str(error))
                 rows.append(row)

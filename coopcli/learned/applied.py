@@ -38,6 +38,11 @@ def check_backbone(prompt: LearnedPrompt | Head, backbone: Backbone) -> None:
         raise CoopError(f'this prompt holds vectors of {width} numbers; those of "{backbone.name}" have {expected}')
 
 
+def as_seen_by(learned: LearnedPrompt | Head, backbone: Backbone) -> Backbone:
+    """The backbone that encodes images as those were that this was learned from: turned by EXIF, normalised, or not."""
+    return backbone.with_exif(learned.exif).with_raw(isinstance(learned, Head) and learned.raw)
+
+
 def classes_of(prompt: LearnedPrompt | Head, dataset: DataSet) -> tuple[str, ...]:
     """Name the data set's classes as the prompt knows them, where it does.
 
@@ -118,7 +123,7 @@ def evaluate_learned(
     """
     cache = cache or FeatureCache(None)
     check_backbone(learned, backbone)
-    backbone = backbone.with_exif(learned.exif)
+    backbone = as_seen_by(learned, backbone)
     names = dataset.class_names if renamed else classes_of(learned, dataset)
     warn([*prompt_traps(learned.class_names, names), *count_traps(names, items)])
     head = as_head(backbone, learned, names, cache)

@@ -22,7 +22,7 @@ from ..data.dataset import DataSet, ImageItem, file_item
 from ..data.fewshot import test_items
 from ..errors import CoopError, UsageError
 from ..hub import prompt_path
-from .applied import as_head, check_backbone, evaluate_learned, learned_features
+from .applied import as_head, as_seen_by, check_backbone, evaluate_learned, learned_features
 from .head import Head
 from .prompt import LearnedPrompt, load_learned
 from .scores import Evaluation
@@ -60,7 +60,7 @@ class Classifier:
         self.learned, self.cache = learned, cache or FeatureCache(None)
         if not self.cache.path:
             self.cache.limit(MEMORY)  # or memory would grow with the number of images
-        self.clip = (clip or load_backbone(learned.model, learned.revision, cache=self.cache)).with_exif(learned.exif)
+        self.clip = as_seen_by(learned, clip or load_backbone(learned.model, learned.revision, cache=self.cache))
         check_backbone(learned, self.clip)
         self._bias = _sigmoid_bias(learned, self.clip, probabilities)
         names = learned.class_names if class_names is None else class_names

@@ -22,6 +22,7 @@ from .safefile import Checks, Contents, TensorSpecs, content_of, is_text
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
+RAW = "raw"  # in the header of a head that was learned from features that are not normalised
 AT_ONCE = 1 << 25  # affinities of images with keys in memory: 128 MiB, and as much again while they are computed
 MAX_KEYS, MAX_SCALE = 2**24, 1e6  # of a cache: its keys, its alpha and beta
 
@@ -33,7 +34,7 @@ class Head(Origin):
     `weights` are float32 [K, p] with every scale multiplied in, `bias` [K] or None. The cache of Tip-Adapter adds
     alpha * exp(-beta * (1 - x @ keys.T)) @ onehot(values), with `keys` float32 [m, p] and `values` int64 [m] in 0..K-1,
     both None where there is none. `tuned` is the backbone that was trained with the head, on its way to the disk: a file
-    names it by the folder `model` beside it.
+    names it by the folder `model` beside it. With `raw`, x are features of the length that the tower gives them.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Head(Origin):
     alpha: float = 0.0
     beta: float = 0.0
     tuned: Backbone | None = None
+    raw: bool = False
 
     def __repr__(self) -> str:
         """The method, the classes and the model."""
@@ -99,6 +101,7 @@ class Head(Origin):
             "revision": self.revision,
             "fingerprint": self.fingerprint,
             **exif_entry(self),
+            **({RAW: True} if self.raw else {}),
             "bias": self.bias is not None,
             "keys": 0 if self.keys is None else len(self.keys),
             "alpha": self.alpha,
@@ -135,7 +138,7 @@ def head_of(contents: Contents) -> Head:
 
 
 def _head_of(contents: Contents) -> Head:
-    contents.check(_CHECKS)
+    contents.check({**_CHECKS, **({RAW: lambda entry: type(entry) is bool} if RAW in contents.entry else {})})
     entry, path, origin = contents.entry, contents.path, origin_of(contents)
     n_classes, n_keys = len(origin.class_names), entry["keys"]
     # The width is what the numbers leave.
@@ -159,6 +162,7 @@ def _head_of(contents: Contents) -> Head:
         values=values,
         alpha=float(entry["alpha"]),
         beta=float(entry["beta"]),
+        raw=entry.get(RAW, False),
     )
 
 

@@ -69,5 +69,5 @@ def test_keep_close_is_an_axis(coop, split_photos):
     first = json.loads(ran(coop("sweep", split_photos, *grid, "--no-plot", "--json")))["results"]
     more = json.loads(ran(coop("sweep", split_photos, *grid, "--no-plot", "--keep-close", "0,8", "--json")))["results"]
     assert [row["keep_close"] for row in more] == [0, 8] and more[0]["seconds"] == first[0]["seconds"]
-    assert "kept close by 8" in ran(coop("sweep", split_photos, *grid, "--no-plot", "--keep-close", "0,8"))
+    assert "keep-close 8" in ran(coop("sweep", split_photos, *grid, "--no-plot", "--keep-close", "0,8"))
     failed(coop("sweep", split_photos, *grid, "--keep-close", "much"), 2, '"much" is not a number')

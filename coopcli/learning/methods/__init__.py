@@ -63,4 +63,4 @@ ROWS = [
     Method("fine-tune", "the image encoder", "fine_tune:learn"),
 ]
 METHODS = {method.name: method for method in ROWS}
-COOP = "coop"
+COOP, LINEAR_PROBE = "coop", "linear-probe"

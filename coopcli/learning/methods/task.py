@@ -21,6 +21,7 @@ class FewShotTask:
 
     `text` [K, p] are the hand-written class features; `train` [n, p] those of the train images, `views` [n, V, p] those of
     augmented views of each, `labels` [n] their classes in 0..K-1; `val` [m, p] and `val_labels` [m] likewise, m may be 0.
+    With `raw`, `train` and `val` have the length that the image tower gives them.
     """
 
     backbone: Backbone
@@ -34,6 +35,7 @@ class FewShotTask:
     val_labels: Tensor
     train_items: tuple[ImageItem, ...]
     seed: int
+    raw: bool = False
 
     @property
     def counts(self) -> Tensor:

@@ -1,3 +1,4 @@
+import json
 import sys
 from dataclasses import replace
 
@@ -5,9 +6,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ran
 from few_shot_tasks import check_method, clustered, without_val
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
 
+from coopcli.clip.backbone import load_backbone
+from coopcli.clip.pixels import centre
+from coopcli.data.fewshot import draw_few_shot
+from coopcli.data.load import load_data
 from coopcli.errors import CoopError, UsageError
+from coopcli.learned.classifier import Classifier
+from coopcli.learned.prompt import load_learned
 from coopcli.learning.methods import METHODS
 from coopcli.learning.methods.linear_probe import GRID, best_exponent, fit, learn
 
@@ -15,6 +25,58 @@ from coopcli.learning.methods.linear_probe import GRID, best_exponent, fit, lear
 def test_the_probe(mini, tmp_path):
     head = check_method(learn, *clustered(mini), tmp_path, at_least=0.9)
     assert head.training["C_chosen_on"] == "validation images" and head.training["parameters"] == 4 * 16 + 4
+
+
+def test_features_of_their_own_length(coop, photos, tmp_path):
+    """--no-normalize: the same as scikit-learn on the stock tower's raw features; its file is read so by every command."""
+    grid = [
+        "--model",
+        "mini",
+        "--methods",
+        "linear-probe",
+        "--shots",
+        "2",
+        "--seeds",
+        "1",
+        "--views",
+        "1",
+        "--jobs",
+        "1",
+        "--no-plot",
+    ]
+    told = {}
+    for name, more in (("plain", []), ("raw", ["--no-normalize"])):
+        told[name] = json.loads(ran(coop("sweep", photos, *grid, *more, "-o", name, "--json")))["results"][0]["top1"]
+    (cell,) = (tmp_path / "raw" / "cells").iterdir()
+    head, clip = load_learned(cell), load_backbone("mini", device="cpu")
+    assert head.raw and not load_learned(next((tmp_path / "plain" / "cells").iterdir())).raw
+    data = load_data(str(photos))
+    drawn = draw_few_shot(data, 2, 1)
+
+    def stock(items):
+        pixels = torch.stack(
+            [torch.tensor(centre(clip.image_processor, Image.open(item.path).convert("RGB"))) for item in items]
+        )
+        inputs = clip.image_processor(
+            [picture.permute(1, 2, 0).numpy() for picture in pixels], return_tensors="pt"
+        ).pixel_values
+        with torch.no_grad():
+            return clip.model.get_image_features(pixel_values=inputs).pooler_output.double().numpy()
+
+    train, test = stock(drawn.train), stock(drawn.test)
+    probe = LogisticRegression(C=head.training["C"], max_iter=1000).fit(train, [item.label for item in drawn.train])
+    assert np.linalg.norm(train, axis=1).min() > 2  # not of length 1, or nothing would be tested
+    expected = probe.predict_proba(test)
+    classifier = Classifier(head, clip)
+    assert classifier.predict_proba([item.path for item in drawn.test]) == pytest.approx(expected, abs=2e-2)
+    accuracy = float((expected.argmax(1) == [item.label for item in drawn.test]).mean())
+    assert told["raw"] == pytest.approx(accuracy)
+    evaluated = json.loads(ran(coop("eval", cell, photos, "--json")))
+    assert evaluated["top1"] == classifier.score(
+        [i.path for i in data.split("all")], [data.class_names[i.label] for i in data.split("all")]
+    )
+    moved = json.loads(ran(coop("transfer", cell, photos, "--no-plot", "--json")))["results"]
+    assert moved[-1]["file"] == str(cell) and moved[-1]["top1"] == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("c", [0.1, 1.0, 30.0])
