@@ -38,7 +38,7 @@ from .common_test import common_test
 from .contents import content_keys, made_of, write_few_shot
 from .grid import Cell, OnStep, Plan, Result, Variant
 
-AT_ONCE = 256  # images to prepare before looking again at what other processes have encoded
+AT_ONCE = 256  # images to prepare, at most, before looking again at what other processes have encoded
 
 ClassifierOf = Callable[[Sequence[str]], Classify]  # of some class names
 
@@ -76,7 +76,8 @@ class Laboratory:
             def encode(items: Sequence[ImageItem], views: Views, step: str, backbone: Backbone = backbone) -> None:
                 first = int(begin * len(items))
                 turned, done = [*items[first:], *items[:first]], 0
-                for part in [turned[place : place + AT_ONCE] for place in range(0, len(turned), AT_ONCE)]:
+                size = min(AT_ONCE, max(1, len(turned) // 8))
+                for part in [turned[place : place + size] for place in range(0, len(turned), size)]:
                     readable_views(backbone, part, views, self.cache, "fail")
                     on_images(step, done := done + len(part), len(turned))
 
