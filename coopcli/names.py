@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ def readable_name(class_name: str) -> str:
 
 
 def name_key(class_name: str) -> str:
-    """Return the key by which spellings of one class name are equal: case, `_` and spaces are ignored."""
-    return readable_name(class_name).lower()
+    """Return the key by which spellings of one class name are equal: case, `_`, spaces and how accents are written."""
+    return unicodedata.normalize("NFC", readable_name(class_name)).lower()
 
 
 def places(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:

@@ -89,6 +89,11 @@ def splits_of_rows(source: object, cells: Cells, rows: int) -> tuple[str | None,
         if set(words) <= set(TRUTH):
             yes, no = FLAGS[re.sub(r"[\W_]", "", column).lower()]
             found[column] = [yes if TRUTH[word] else no for word in words]
+        elif any(words):
+            odd = next(word for word in words if word not in TRUTH)
+            logger.warning(
+                '"%s" has a column "%s" with "%s", which is neither true nor false; it is not used', source, column, odd
+            )
     if not found:
         return None, ["all"] * rows
     column, splits = next(iter(found.items()))

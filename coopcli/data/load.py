@@ -73,7 +73,13 @@ def load_data(
     names, folders = (tuple(map(encodable, names)) for names in (dataset.class_names, dataset.folders))
     dataset = replace(dataset, class_names=names, folders=folders)
     if len(dataset.class_names) < 2:
-        raise CoopError(f'{dataset.name} has only one class ("{dataset.class_names[0]}"); classification needs two or more')
+        inner = path / dataset.folders[0]
+        hint = (
+            f'; did you mean "{inner}"?' if path.is_dir() and inner.is_dir() and any(map(Path.is_dir, inner.iterdir())) else ""
+        )
+        raise CoopError(
+            f'{dataset.name} has only one class ("{dataset.class_names[0]}"); classification needs two or more{hint}'
+        )
     warn([*name_traps(dataset), *label_traps(dataset)])
     return dataset
 

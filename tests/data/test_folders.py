@@ -199,3 +199,21 @@ def test_files_of_other_endings_are_counted(photos):
     for k in range(6):
         (photos / "blue" / f"x.end{k}").write_text("x")
     assert load_data(str(photos)).left_out[0].endswith("and 5 more endings)")
+
+
+def test_class_folders_one_folder_further_down_are_named(tmp_path):
+    write_picture(tmp_path / "download" / "photos" / "red" / "0.png")
+    write_picture(tmp_path / "download" / "photos" / "blue" / "0.png")
+    with pytest.raises(CoopError, match=r'only one class \("photos"\).*; did you mean ".*download/photos"\?'):
+        load_data(str(tmp_path / "download"))
+    write_picture(tmp_path / "single" / "red" / "0.png")
+    with pytest.raises(CoopError, match=r"two or more$"):
+        load_data(str(tmp_path / "single"))
+
+
+def test_accents_written_in_two_ways_are_told(tmp_path, caplog):
+    """As macOS and other systems write them: the same to the eye, two folders."""
+    for name in ("caf\u00e9", "cafe\u0301", "bar"):
+        write_picture(tmp_path / "places" / name / "0.png")
+    load_data(str(tmp_path / "places"))
+    assert "which cannot tell them apart" in caplog.text

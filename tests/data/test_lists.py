@@ -114,6 +114,9 @@ def test_a_split_column(photos, tmp_path, caplog):
     folds = [row.replace(",fold", ",") for row in folds]
     data = load_data(str(table(tmp_path, "path,label,fold\n" + "\n".join(folds))), photos)
     assert len(data.splits["all"]) == 4 and 'a column "fold" with "0", which is not a split' in caplog.text
+    flags = [row.replace(",0", ",true").replace(",1", ",maybe") for row in folds]
+    data = load_data(str(table(tmp_path, "path,label,is_valid\n" + "\n".join(flags))), photos)
+    assert len(data.splits["all"]) == 4 and 'column "is_valid" with "maybe", which is neither true nor false' in caplog.text
 
 
 def test_columns_that_are_chosen(photos, tmp_path, caplog):
