@@ -174,10 +174,12 @@ def fit(
     from ..learning.fit import Watch
     from ..learning.fit import fit as fit_prompt
     from ..learning.recipe import fast_recipe, paper_recipe
+    from ..machine import keep_freed_memory
     from ..parallel import first_goes_on, share, world
     from ..settings import RESOLVED
     from .setup import Source, fitting_views, open_backbone, open_cache
 
+    keep_freed_memory()
     if init is not None and reference_init is not None:
         raise UsageError("--init and --reference-init both say where to start; choose one")
     dataset = typed(Source, context).load()

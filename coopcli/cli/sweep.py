@@ -190,9 +190,11 @@ def sweep(
     from ..experiments.summary import summary
     from ..experiments.sweep import sweep as run_sweep
     from ..experiments.sweep_folder import remove_sweep, write_results
+    from ..machine import keep_freed_memory
     from ..parallel import after_first, launched
     from .setup import Source, can_draw, fitting_views
 
+    keep_freed_memory()
     variants = [
         Variant(*axes)  # type: ignore[arg-type]
         for axes in product(
