@@ -202,7 +202,7 @@ def _item(number: int, picture: Picture) -> ImageItem:
     if not isinstance(picture, Image.Image):
         raise UsageError(f"image {number} is a {type(picture).__name__}; a path, a PIL image or an array is needed")
     content = io.BytesIO()
-    if picture.mode == "YCbCr":  # as TIFF, Pillow before 13 could not read it again
+    if picture.mode == "YCbCr":  # as TIFF, an older Pillow cannot read it again
         picture = picture.convert("RGB")
     try:
         picture.save(content, "TIFF")  # which keeps nearly every mode as it is
