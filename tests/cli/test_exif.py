@@ -2,14 +2,16 @@
 
 import csv
 import json
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
 import pytest
-from conftest import COLOURS, failed, ran
+import torch
+from conftest import COLOURS, failed, learned_prompt, ran
 from PIL import Image
 
-from coopcli import CLIP, Prompt
+from coopcli import CLIP, FeatureCache, Prompt, image_features, load_data
 from coopcli.clip import image_features as features
 
 ORIENTATION = 0x0112
@@ -98,3 +100,13 @@ def test_a_run_of_before_there_was_the_option_goes_on(coop, folders):
 def test_what_is_ignored_is_told_with_the_way_out(coop, folders):
     code, _, err = coop("zeroshot", "phone", "--model", "mini")
     assert code == 0 and f"7 of 9 images {IGNORED}" in err
+
+
+def test_from_python(folders):
+    """A model turns images or not; what is learned with it keeps that."""
+    mini = CLIP("mini", device="cpu", exif=True)
+    phone, upright = (load_data(str(folders / name)).splits["all"] for name in ("phone", "upright"))
+    turned, expected = (image_features(mini, items, FeatureCache(None)) for items in (phone, upright))
+    assert torch.equal(turned, expected)
+    assert not torch.equal(image_features(mini.with_exif(False), phone, FeatureCache(None)), expected)
+    assert Prompt(replace(learned_prompt(mini), exif=True), mini.with_exif(False)).clip.exif
