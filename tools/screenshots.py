@@ -2,8 +2,8 @@
 
     python tools/screenshots.py [FOLDER]
 
-Learns on the demo's data with the embedded model: some minutes on two cores. Writes an SVG for each entry of SCREENS, and
-curves.svg, to FOLDER, docs/images by default. Needs the extra sweep.
+Learns on the demo's data with the embedded model: some minutes on two cores. Writes an SVG for each entry of SCREENS to
+FOLDER, docs/images by default. Needs the extra sweep.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.text import Text
 
 from coopcli.demo import satellites
-from coopcli.demo.tasks import TEST, TRAIN, write_task
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 88  # columns
@@ -29,7 +28,7 @@ TEMPLATE = shlex.quote(satellites.TEMPLATE)
 # By picture: the commands that it shows. `photos` are the demo's satellite photographs, `inbox` three of their test images.
 SCREENS = {
     "fit": (
-        f"coop fit photos --model mini --template {TEMPLATE} --output runs/satellites",
+        "coop fit photos --model mini --shots 4 --template eurosat --output runs/satellites",
         "coop predict runs/satellites inbox --top 2",
     ),
     "tutorial-words": ("coop zeroshot photos --model mini", f"coop zeroshot photos --model mini --template {TEMPLATE}"),
@@ -39,7 +38,6 @@ SCREENS = {
         "coop list runs",
     ),
 }
-SWEEP = "coop sweep marks --model mini --methods zeroshot,ensemble,linear-probe,coop --output runs/curves"
 FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # which rich would have fetched from another server
 IDENTIFIERS = re.compile(r"terminal-\d+")  # which rich makes from the text; one name keeps differences small
 
@@ -77,10 +75,6 @@ def main(folder: Path) -> None:
         for screen, commands in SCREENS.items():
             shown = picture([(command, run(command, work)) for command in commands])
             (folder / f"{screen}.svg").write_text(shown, "utf-8")
-        write_task(work / "marks" / "train", "marks", TRAIN, seed=(0,))
-        write_task(work / "marks" / "test", "marks", TEST, seed=(1,))
-        run(SWEEP, work)
-        (folder / "curves.svg").write_bytes((work / "runs" / "curves" / "accuracy.svg").read_bytes())
 
 
 if __name__ == "__main__":
