@@ -189,9 +189,7 @@ def encode(options: argparse.Namespace) -> str:
         two = timed([[*words, str(folder / "two")]] * 2)
         pairs = [(path, folder / "two" / "img_emb" / path.name) for path in (folder / "one" / "img_emb").iterdir()]
         same = all(a.read_bytes() == b.read_bytes() for a, b in pairs)
-    return (
-        f"encode {options.images} images: 1 process {one:.1f} s, 2 processes {two:.1f} s: {one / two:.2f}x; same files: {same}"
-    )
+    return f"{options.images} images: {gain(one, two)}; same files: {same}"
 
 
 def sweep(options: argparse.Namespace) -> str:
