@@ -132,10 +132,31 @@ def build_config(s: Sizes, tokenizer: CLIPTokenizer) -> CLIPConfig:
     )  # fmt: skip
 
 
+PLACES = {"norm1": "layer_norm1", "norm2": "layer_norm2", "out": "self_attn.out_proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+TOP = {
+    "image.cls": "vision_model.embeddings.class_embedding",
+    "image.embed.weight": "vision_model.embeddings.patch_embedding.weight",  # seen as [width, 3 * patch * patch]
+    "image.positions": "vision_model.embeddings.position_embedding.weight",
+    "text.tokens.weight": "text_model.embeddings.token_embedding.weight",
+    "text.positions": "text_model.embeddings.position_embedding.weight",
+    "image.project.weight": "visual_projection.weight",
+    "text.project.weight": "text_projection.weight",
+    **{
+        f"{ours}.{kind}": f"{theirs}.{kind}"
+        for ours, theirs in (
+            ("image.norm_in", "vision_model.pre_layrnorm"),
+            ("image.norm_out", "vision_model.post_layernorm"),
+            ("text.norm_out", "text_model.final_layer_norm"),
+        )
+        for kind in ("weight", "bias")
+    },
+}
+
+
 def to_clip(student: Student, tokenizer: CLIPTokenizer) -> CLIPModel:
     """Copy the student into transformers' CLIPModel."""
     s, own = student.sizes, student.state_dict()
-    weights: dict[str, torch.Tensor] = {"logit_scale": own["logit_scale"]}
+    weights = {"logit_scale": own["logit_scale"]}
     for tower, there in (("image", "vision_model"), ("text", "text_model")):
         for name, value in own.items():
             part = name.removeprefix(f"{tower}.blocks.")
@@ -147,23 +168,9 @@ def to_clip(student: Student, tokenizer: CLIPTokenizer) -> CLIPModel:
                 for which, piece in zip("qkv", value.chunk(3), strict=True):
                     weights[f"{stem}.self_attn.{which}_proj.{kind}"] = piece
             else:
-                place = {"norm1": "layer_norm1", "norm2": "layer_norm2", "out": "self_attn.out_proj", "fc1": "mlp.fc1",
-                         "fc2": "mlp.fc2"}[layer]  # fmt: skip
-                weights[f"{stem}.{place}.{kind}"] = value
-    vision, text = "vision_model.embeddings", "text_model.embeddings"
-    weights |= {
-        f"{vision}.class_embedding": own["image.cls"],
-        f"{vision}.patch_embedding.weight": own["image.embed.weight"].view(-1, 3, s.patch, s.patch),
-        f"{vision}.position_embedding.weight": own["image.positions"],
-        f"{text}.token_embedding.weight": own["text.tokens.weight"],
-        f"{text}.position_embedding.weight": own["text.positions"],
-        "visual_projection.weight": own["image.project.weight"],
-        "text_projection.weight": own["text.project.weight"],
-    }
-    for kind in ("weight", "bias"):
-        weights[f"vision_model.pre_layrnorm.{kind}"] = own[f"image.norm_in.{kind}"]
-        weights[f"vision_model.post_layernorm.{kind}"] = own[f"image.norm_out.{kind}"]
-        weights[f"text_model.final_layer_norm.{kind}"] = own[f"text.norm_out.{kind}"]
+                weights[f"{stem}.{PLACES[layer]}.{kind}"] = value
+    weights |= {place: own[name] for name, place in TOP.items()}
+    weights[TOP["image.embed.weight"]] = own["image.embed.weight"].view(-1, 3, s.patch, s.patch)
     model = CLIPModel(build_config(s, tokenizer))
     missing = model.load_state_dict({name: value.contiguous().clone() for name, value in weights.items()}, strict=False)
     lost = [name for name in missing.missing_keys if not name.endswith("position_ids")]
@@ -206,3 +213,19 @@ def start_from(student: Student, first: CLIPModel, added: tuple[int, ...]) -> No
                 for own, name in (("out", "self_attn.out_proj"), ("fc1", "mlp.fc1"), ("fc2", "mlp.fc2"),
                                   ("norm1", "layer_norm1"), ("norm2", "layer_norm2")):  # fmt: skip
                     getattr(getattr(block, own), kind).copy_(theirs[f"{stem}.{name}.{kind}"])
+
+
+def go_on_from(student: Student, model: CLIPModel) -> None:
+    """Let the student begin as a model that `to_clip` made of one like it: the inverse of `to_clip`."""
+    theirs, own = model.state_dict(), {"logit_scale": model.logit_scale.detach()}
+    for tower, there in (("image", "vision_model"), ("text", "text_model")):
+        for number in range(len(getattr(student, tower).blocks)):
+            stem = f"{there}.encoder.layers.{number}"
+            for kind in ("weight", "bias"):
+                parts = [theirs[f"{stem}.self_attn.{which}_proj.{kind}"] for which in "qkv"]
+                own[f"{tower}.blocks.{number}.qkv.{kind}"] = torch.cat(parts)
+                for layer, place in PLACES.items():
+                    own[f"{tower}.blocks.{number}.{layer}.{kind}"] = theirs[f"{stem}.{place}.{kind}"]
+    own |= {name: theirs[place] for name, place in TOP.items()}
+    own["image.embed.weight"] = own["image.embed.weight"].flatten(1)
+    student.load_state_dict(own)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from mini.pictures import PictureSet, load
+from mini.tower import PATCH, resized_positions
 
 SHARD, BATCH = 512, 16
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -54,15 +54,11 @@ def resized_graph(source: Path, side: int) -> bytes:
     model = onnx.load(str(source))
     for item in model.graph.initializer:
         if item.name.endswith("position_embedding.weight"):
-            table = torch.from_numpy(numpy_helper.to_array(item).copy())
-            grid = int((len(table) - 1) ** 0.5)
-            square = table[1:].T.reshape(1, -1, grid, grid)
-            square = F.interpolate(square, size=(side // 16, side // 16), mode="bicubic", align_corners=False)
-            table = torch.cat([table[:1], square.flatten(2)[0].T]).contiguous()
+            table = resized_positions(torch.from_numpy(numpy_helper.to_array(item).copy()), side // PATCH)
             item.CopyFrom(numpy_helper.from_array(table.numpy(), item.name))
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output[0].endswith("position_embedding/Constant_output_0"):
-            node.attribute[0].t.CopyFrom(numpy_helper.from_array(np.arange((side // 16) ** 2 + 1)[None]))
+            node.attribute[0].t.CopyFrom(numpy_helper.from_array(np.arange((side // PATCH) ** 2 + 1)[None]))
     for length in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         length.dim_value = side
     del model.graph.value_info[:]  # shapes of the old size

@@ -26,7 +26,7 @@ from mini.matching import kinds_of, photo_matches, scene_matches
 from mini.photos import Photos
 from mini.scene_captions import attribute_ids
 from mini.scene_captions import caption as scene_caption
-from mini.student import Sizes, Student, start_from, to_clip
+from mini.student import Sizes, Student, go_on_from, start_from, to_clip
 from mini.vocabulary import train_tokenizer
 from mini.wordnet import WordNet
 from mini.words import Things, read_synonyms, read_things, unseen_words
@@ -35,7 +35,7 @@ VOCABULARY = 4096
 # One process's batch: photographs that the teacher described, others of known class, drawn scenes, drawn land; then words.
 DESCRIBED, NAMED, DRAWN, LANDS = 48, 16, 32, 8
 CAPTIONS, UNSEEN = 36, 16  # captions of photographs; nouns without pictures
-LEARNING_RATE, WARM_UP = 1e-3, 150
+WARM_UP = 150
 # Patches looked at, from which part of the training on: a picture's half is enough for most of it.
 KEPT = ((0.0, 24), (0.55, 36))
 EFFECT_SHARE = 0.25
@@ -83,16 +83,24 @@ def vocabulary_texts(data: Data, rng: np.random.Generator) -> list[str]:
     return texts + [name for names in data.things.names for name in names for _ in range(4)] + data.words
 
 
+def is_like(model: CLIPModel) -> bool:
+    """Whether a model is an earlier student, of which everything is taken over, not the image tower alone."""
+    return len(model.vision_model.encoder.layers) == Sizes().image_layers
+
+
 class Trainer:
     """The student, what it learns from, and where it stands."""
 
-    def __init__(self, data: Data, tokenizer: CLIPTokenizer, start: Path | None, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, data: Data, tokenizer: CLIPTokenizer, start: CLIPModel | None, rank: int = 0, world: int = 1) -> None:
         torch.manual_seed(SEED)
         self.rank, self.world = rank, world
         self.data, self.tokenizer = data, tokenizer
         self.student = Student(Sizes(), len(tokenizer))
         if start is not None:
-            start_from(self.student, CLIPModel.from_pretrained(start, dtype=torch.float32), ADDED)
+            if is_like(start):
+                go_on_from(self.student, start)
+            else:
+                start_from(self.student, start, ADDED)
         self.heads = Heads(self.student.sizes.joint, self.student.sizes.image_width)
         self.learned = [*self.student.parameters(), *self.heads.parameters()]
         self.optimizer = torch.optim.AdamW(
@@ -203,9 +211,9 @@ class Trainer:
 WEIGHTS = {"teacher": 1.5, "clip": 1.0, "read": 0.5, "words": 0.5, "drawn": 1.0, "land": 0.25, "heads": 0.2}
 
 
-def learning_rate(step: int, progress: float) -> float:
+def learning_rate(peak: float, step: int, progress: float) -> float:
     """Warm up, then fall by a half cosine to nothing."""
-    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0))) + 1e-6
+    return peak * min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0))) + 1e-6
 
 
 def open_trainer(options: argparse.Namespace, data: Data) -> Trainer:
@@ -214,14 +222,18 @@ def open_trainer(options: argparse.Namespace, data: Data) -> Trainer:
     if options.rank > 0:
         torch.distributed.barrier()  # until the first process has written the vocabulary
     CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(options.out)
+    first = CLIPModel.from_pretrained(options.start, dtype=torch.float32) if options.start else None
     if (options.out / "tokenizer_config.json").exists():
         tokenizer = CLIPTokenizer.from_pretrained(options.out)
+    elif first is not None and is_like(first):
+        tokenizer = CLIPTokenizer.from_pretrained(options.start)
+        tokenizer.save_pretrained(options.out)
     else:
         texts = vocabulary_texts(data, np.random.default_rng(CAPTION_SEED))
         tokenizer = train_tokenizer(texts, VOCABULARY, Sizes().positions, options.out)
     if options.world > 1 and options.rank == 0:
         torch.distributed.barrier()
-    trainer = Trainer(data, tokenizer, options.start, options.rank, options.world)
+    trainer = Trainer(data, tokenizer, first, options.rank, options.world)
     checkpoint = options.work / CHECKPOINT
     if checkpoint.exists():
         trainer.load(checkpoint)
@@ -253,7 +265,7 @@ def train(options: argparse.Namespace) -> None:
         if progress >= 1:
             break
         for group in trainer.optimizer.param_groups:
-            group["lr"] = learning_rate(trainer.step, progress)
+            group["lr"] = learning_rate(options.learning_rate, trainer.step, progress)
         with torch.autocast("cpu", torch.bfloat16):
             losses = trainer.losses(max(count for start, count in KEPT if progress >= start))
             loss = sum(WEIGHTS[name] * value.float() for name, value in losses.items())
