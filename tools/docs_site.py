@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md", "CONTRIBUTING.md": "contributing.md"}
-LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:]+)\)")  # to a file, without an anchor; not to a web address
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:]+)(#[^)]*)?\)")  # to a file, with or without an anchor; not to a web address
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -30,10 +30,10 @@ def for_site(markdown: str, folder: Path) -> str:
     """Rewrite the links of a page in `folder` for the site; a link to a file outside the site becomes plain text."""
 
     def link(match: re.Match[str]) -> str:
-        image, text, target = match.groups()
+        image, text, target, anchor = match.groups("")
         place = (folder / target).resolve().relative_to(ROOT).as_posix()
         if place not in PAGES and not place.startswith("docs/"):
             return text
-        return f"{image}[{text}]({PAGES.get(place, place.removeprefix('docs/'))})"
+        return f"{image}[{text}]({PAGES.get(place, place.removeprefix('docs/'))}{anchor})"
 
     return LINK.sub(link, markdown)

@@ -333,9 +333,9 @@ def _train(
     recompute, several = encoder.fitting_recomputation(shards.layouts), shards.shared
     if (size := world().size) > shards.n_chunks:
         logger.warning(
-            "%d processes, but the classes are encoded in %d chunk(s), which no more processes can share; --class-chunk makes "
-            "more (and other last bits of the result)",
-            size, shards.n_chunks,
+            "only %d of %d processes will train: each takes whole chunks of the classes; --class-chunk N makes more chunks "
+            "(and changes the last bits of the result)",
+            shards.n_chunks, size,
         )  # fmt: skip
     del shards
     while True:
