@@ -17,7 +17,7 @@ from ..choices import Classes
 from ..clip.backbone import Backbone, load_backbone
 from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
-from ..clip.image_features import image_features, readable_views, view_features
+from ..clip.image_features import WORTH_PROCESSES, image_features, readable_views, view_features
 from ..clip.pixels import Views
 from ..clip.prompts import ContextSettings, tokenize
 from ..data.encoded import check_views
@@ -76,7 +76,7 @@ class Laboratory:
             def encode(items: Sequence[ImageItem], views: Views, step: str, backbone: Backbone = backbone) -> None:
                 first = int(begin * len(items))
                 turned, done = [*items[first:], *items[:first]], 0
-                size = min(AT_ONCE, max(1, len(turned) // 8))
+                size = min(AT_ONCE, max(WORTH_PROCESSES, len(turned) // 8))
                 for part in [turned[place : place + size] for place in range(0, len(turned), size)]:
                     readable_views(backbone, part, views, self.cache, "fail")
                     on_images(step, done := done + len(part), len(turned))
