@@ -102,7 +102,7 @@ def join(device: str = "auto", together: bool = True) -> None:
         torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
     if "MASTER_ADDR" not in os.environ:
         os.environ.update(_meeting_place(os.environ))
-    with _told():
+    with _one_line_errors():
         store, _, _ = next(rendezvous("env://", here.rank, here.size, timeout=timedelta(seconds=_patience())))
         # torchrun's store outlives a restart, and with it what the processes before have left there.
         attempt = f"coop {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {here.size}"
@@ -157,7 +157,7 @@ def _patience() -> int:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _one_line_errors() -> Iterator[None]:
     """Turn the errors of torch.distributed into one line."""
     try:
         yield
@@ -176,11 +176,11 @@ def after_first(action: Callable[[], T]) -> T:
     """Do something after the first process of the job has done it: where each works apart, too."""
     here = launched()
     if _Job.store is not None and here.rank:
-        with _told():
+        with _one_line_errors():
             _Job.store.wait(["begun"], timedelta(seconds=_patience()))
     result = action()
     if _Job.store is not None and not here.rank:
-        with _told():
+        with _one_line_errors():
             _Job.store.set("begun", "")
     return result
 
@@ -192,7 +192,7 @@ def share(value: T) -> T:
     import torch.distributed as dist
 
     box = [value]
-    with _told():
+    with _one_line_errors():
         dist.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -204,7 +204,7 @@ def gather(value: T) -> list[T]:
     import torch.distributed as dist
 
     values: list[Any] = [None] * _Job.world.size
-    with _told():
+    with _one_line_errors():
         dist.all_gather_object(values, value)
     return values
 
@@ -219,7 +219,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     import torch.distributed as dist
 
     whole = rows.new_empty(sum(counts), *rows.shape[1:])
-    with _told():
+    with _one_line_errors():
         for rank, part in enumerate(whole.split(list(counts))):
             if rank == _Job.world.rank:
                 part.copy_(rows)
@@ -237,6 +237,6 @@ def gather_small(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
     filled = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
     parts = [torch.empty_like(filled) for _ in counts]
-    with _told():
+    with _one_line_errors():
         dist.all_gather(parts, filled)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -24,14 +24,26 @@ TEXTS = {
     "model",
 }  # fmt: skip
 HELP = ["-h", "--help"]
-LIGHT = {"cache"}  # commands that need no PyTorch
+LIGHT = {"cache", "data"}  # commands that need no PyTorch
 LONGEST = 40  # characters of a value that a message repeats
 # What the processes of a torchrun or srun do together, and what each does apart; the first alone does anything else.
 TOGETHER, APART = {"fit", "eval", "zeroshot", "ensemble", "predict", "transfer"}, {"sweep", "encode"}
 LARGEST = 2**63 - 1  # what seeds, counts and sizes may be: the integers of PyTorch and SQLite
 
 
-class Command(TyperCommand):
+class OwnHelp:
+    """The names of the help option, and the layout of help screens."""
+
+    def get_help_option_names(self, ctx: Any) -> list[str]:
+        """Both names, in the command reference too."""
+        return HELP
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Lay out the help screen; see help.py."""
+        formatter.write(write_help(self, ctx))
+
+
+class Command(OwnHelp, TyperCommand):
     """A command whose numbers are finite and of a possible size, and whose texts can be names of files."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -49,14 +61,6 @@ class Command(TyperCommand):
         if here.size > 1 and self.name in TOGETHER | APART:
             join(ctx.params.get("device", "auto"), self.name in TOGETHER)
         return super().invoke(ctx)
-
-    def get_help_option_names(self, ctx: Any) -> list[str]:
-        """Both names, in the command reference too."""
-        return HELP
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Lay out the help screen; see help.py."""
-        formatter.write(write_help(self, ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line; raises BadParameter for a value that no option can mean."""
@@ -78,16 +82,8 @@ def _name_temporary_folder() -> None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.sep)  # one that is there already: what is missing it would make
 
 
-class Group(TyperGroup):
+class Group(OwnHelp, TyperGroup):
     """The program itself, whose help screen is laid out like those of its commands."""
-
-    def get_help_option_names(self, ctx: Any) -> list[str]:
-        """Both names, in the command reference too."""
-        return HELP
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Lay out the help screen; see help.py."""
-        formatter.write(write_help(self, ctx))
 
 
 def problem_of(value: Any, key: str = "") -> str | None:

@@ -25,6 +25,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from ..learning.recipe import FAST_STEPS
 from ..parallel import launched
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ level = NORMAL
 FIRST_LINE, NEXT_LINE = 10, 60
 # How long a step takes is foretold, once, when this much of it has been measured and more than this is left.
 MEASURED, LONG = 5, 300
-FAST_STEPS = 200  # of --recipe fast
 STEP_EVERY = 0.5  # seconds between two looks at an epoch that is not done
 # What moves the cursor, breaks the line or turns the reading direction, and the halves of letters, which nothing prints.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")

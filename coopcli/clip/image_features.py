@@ -169,10 +169,10 @@ def _stream_together(backbone: Backbone, items: Iterable[ImageItem], cache: Feat
                 outcome = next(stream, None)
             counts = [len(replace(team, rank=rank).mine(block)) for rank in range(team.size)]
             names = hashlib.blake2b("\n".join(item.name for item in block).encode()).digest()
-            told = gather((names, errors))
-            if any(part[0] != names for part in told):
+            parts = gather((names, errors))
+            if any(part[0] != names for part in parts):
                 raise CoopError("the processes of this job see different images; all must see the same folders")
-            unreadable = {place: reason for part in told for place, reason in part[1].items()}
+            unreadable = {place: reason for part in parts for place, reason in part[1].items()}
             for place, (item, row) in enumerate(zip(block, gather_rows(features, counts), strict=True)):
                 yield item, CoopError(unreadable[place]) if place in unreadable else row
 

@@ -27,7 +27,7 @@ def read_template(text: str) -> str:
     if known := find_paper_set(text):
         return TEMPLATE_SETS[f"paper_{known.name}"][0]
     names = ", ".join(one.name for one in PAPER_SETS)
-    raise UsageError(f'template "{text}" has no {{}} for the class name, and is no data set of the paper ({names})')
+    raise UsageError(f'template "{text}" has no {{}} for the class name, and is not a data set of the paper ({names})')
 
 
 def read_templates(source: str) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
 from ..clip.class_features import hand_written_features
+from ..clip.decoders import Submit, decoders
 from ..clip.image_features import readable_features
 from ..clip.pixels import open_image
 from ..data.dataset import ImageItem
@@ -72,14 +73,19 @@ def mosaic_rows(test: Evaluation, turn: bool = False) -> list[tuple[str, list[pl
     misses = [number for number in order if test.items[number].label != test.predicted[number]]
     groups = [("the surest hits", hits[:TILES]), ("the worst mistakes: true class → taken for", misses[:TILES]),
               ("", misses[TILES : 2 * TILES])]  # fmt: skip
-    rows = [(heading, [tile for number in numbers if (tile := _tile(test, number, turn))]) for heading, numbers in groups]
+    with decoders(many=False) as submit:
+        rows = [
+            (heading, [tile for number in numbers if (tile := _tile(test, number, turn, submit))])
+            for heading, numbers in groups
+        ]
     return [(heading, tiles) for heading, tiles in rows if tiles]
 
 
-def _tile(test: Evaluation, number: int, turn: bool) -> plots.Tile | None:
+def _tile(test: Evaluation, number: int, turn: bool, submit: Submit) -> plots.Tile | None:
     item, names = test.items[number], test.class_names
     try:
-        image = open_image(item.read(), item.name, turn)
+        content = item.read()
+        image = submit(content, open_image, content, item.name, turn).result()
     except CoopError:
         return None
     image.thumbnail((SIDE, SIDE))

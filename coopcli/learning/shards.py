@@ -154,11 +154,11 @@ class ClassShards:
         texts = self.encoder.encode_each(self.layouts, contexts, recompute)
         with torch.no_grad():
             logits_of = [images @ text.T for text in texts]
-            told = gather_small(self._told(texts, logits_of, labels, near), self.chunk_counts)  # [C, 5, B]
-            lse = told[:, 0].logsumexp(0)
-            best = told[:, 2].argmax(0)
-            predicted = told[:, 3].gather(0, best[None])[0]
-            loss = (lse - told[:, 1].sum(0)).mean() + told[:, 4, 0].sum()
+            summaries = gather_small(self._summaries(texts, logits_of, labels, near), self.chunk_counts)  # [C, 5, B]
+            lse = summaries[:, 0].logsumexp(0)
+            best = summaries[:, 2].argmax(0)
+            predicted = summaries[:, 3].gather(0, best[None])[0]
+            loss = (lse - summaries[:, 1].sum(0)).mean() + summaries[:, 4, 0].sum()
             right = (predicted == labels).float().mean()
         gradients: dict[int, Tensor] = {}
         for i in reversed(range(len(texts))):
@@ -174,7 +174,7 @@ class ClassShards:
         learned.grad = self._gradient(learned, gradients)
         return loss, right
 
-    def _told(self, texts: Sequence[Tensor], logits_of: Sequence[Tensor], labels: Tensor, near: Near | None) -> Tensor:
+    def _summaries(self, texts: Sequence[Tensor], logits_of: Sequence[Tensor], labels: Tensor, near: Near | None) -> Tensor:
         """What the others need of this process's chunks, [its chunks, 5, B]."""
         rows = []
         for i, (text, logits, classes) in enumerate(zip(texts, logits_of, self.ranges, strict=True)):
@@ -196,8 +196,8 @@ class ClassShards:
             return torch.cat([gradients[i] for i in range(len(gradients))]) if gradients else torch.zeros_like(learned)
         sums = add_neighbours({(0, self.first + i): value for i, value in gradients.items()}, self.n_chunks)
         own = self.nodes[world().rank]
-        told = torch.stack([sums[node] for node in own]) if own else learned.detach().new_zeros(0, *learned.shape)
-        gathered = gather_small(told, [len(nodes) for nodes in self.nodes])
+        own_sums = torch.stack([sums[node] for node in own]) if own else learned.detach().new_zeros(0, *learned.shape)
+        gathered = gather_small(own_sums, [len(nodes) for nodes in self.nodes])
         every = [node for nodes in self.nodes for node in nodes]
         (root,) = add_neighbours(dict(zip(every, gathered, strict=True)), self.n_chunks).values()
         return root
