@@ -39,6 +39,8 @@ TERMINAL = False if "JPY_PARENT_PID" in os.environ else None
 out = Console(highlight=False, color_system=STYLES, force_terminal=TERMINAL)  # type: ignore[arg-type]
 talk = Console(stderr=True, highlight=False, color_system=STYLES, force_terminal=TERMINAL)  # type: ignore[arg-type]
 CONFUSION_CLASSES = 12  # beyond these, a confusion table is no longer read
+LONG_TABLE, SHOWN_CLASSES = 2000, 100  # of more classes than the first, tables show the second; --json gives all
+LARGEST_CONFUSIONS = 20  # that are then shown
 QUIET, NORMAL, VERBOSE = range(3)
 level = NORMAL
 # Without a terminal, progress is a plain line: the first after this many seconds, then every tenth or every minute.
@@ -267,10 +269,13 @@ def percent(share: float | None) -> str:
 
 
 def show_evaluation(title: str, evaluation: Evaluation) -> None:
-    """Print top-1, macro average, per class and confusion as tables on stdout."""
+    """Print top-1, macro average, per class and confusion as tables on stdout; of very many classes the worst alone."""
     metrics, names = evaluation.metrics, evaluation.class_names
     line(title, "bold")
     line(f"top-1 {percent(metrics.top1)} %   macro average {percent(metrics.macro)} %   images {metrics.n}")
+    if len(names) > LONG_TABLE:
+        _show_worst(evaluation)
+        return
     counts, worst = metrics.counts(), dict[int, tuple[int, int]]()
     for true, taken, count in metrics.confusions(len(names) ** 2):
         worst.setdefault(true, (taken, count))
@@ -285,6 +290,19 @@ def show_evaluation(title: str, evaluation: Evaluation) -> None:
         confusion = [[str(count or ".") for count in row] for row in metrics.confusion]
         rows_of = [(f"{k + 1} {names[k]}", *row) for k, row in enumerate(confusion)]
         table(["", *(str(k + 1) for k in range(len(names)))], rows_of)
+
+
+def _show_worst(evaluation: Evaluation) -> None:
+    metrics, names = evaluation.metrics, evaluation.class_names
+    counts = metrics.counts()
+    scored = [(accuracy, -counts[k], k) for k, accuracy in enumerate(metrics.per_class) if accuracy is not None]
+    worst = sorted(scored)[:SHOWN_CLASSES]
+    line(f"the {len(worst)} worst of {len(scored):,} classes with images; --json gives all {len(names):,}", "dim")
+    rows = [(names[k], str(counts[k]), percent(accuracy)) for accuracy, _, k in worst]
+    table(("class", "images", "accuracy %"), rows)
+    if pairs := metrics.confusions(LARGEST_CONFUSIONS):
+        line()
+        table(("true class", "taken for", "images"), [(names[k], names[j], str(n)) for k, j, n in pairs], left=(0, 1))
 
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from ..choices import Metric
 from . import options
-from .console import Bars, line, print_json, printable, progress, table
+from .console import LONG_TABLE, SHOWN_CLASSES, Bars, line, print_json, printable, progress, table
 
 if TYPE_CHECKING:
     from ..learned.interpret import Gains, Lexicon, Reading
@@ -93,7 +93,8 @@ def interpret(
     for source, prompt in zip(prompts, learned, strict=True):
         lexicon = open_lexicon(model or prompt.model, None if model else prompt.revision)
         check_backbone(prompt, lexicon.backbone)
-        readings.append((source, read_prompt(prompt, lexicon, top, template)))
+        shown = None if json or len(prompt.class_names) <= LONG_TABLE else SHOWN_CLASSES
+        readings.append((source, read_prompt(prompt, lexicon, top, template, shown)))
     if json:
         objects = [_as_dict(*reading) for reading in readings]
         content = objects[0] if len(objects) == 1 else {"prompts": objects}
@@ -119,6 +120,9 @@ def show(readings: Sequence[tuple[str, Reading]], kind: str) -> None:
         if reading.movements:
             line()
             _show_movements(reading, name if len(readings) > 1 else None)
+    by_class = (len(reading.prompt.class_names) for _, reading in readings if reading.movements or None not in reading.near)
+    if (most := max(by_class, default=0)) > LONG_TABLE:
+        line(f"the first {SHOWN_CLASSES} of {most:,} classes; --json gives all", "dim")
 
 
 def _show_contexts(readings: Sequence[tuple[str, Reading]], owner: str | None, kind: str) -> None:
@@ -148,7 +152,7 @@ def _show_movements(reading: Reading, name: str | None) -> None:
     if name:
         line(name, "bold")
     rows = [("all together", "", _gains(common))]
-    for class_name, movement in zip(reading.prompt.class_names, by_class, strict=True):
+    for class_name, movement in zip(reading.prompt.class_names, by_class, strict=False):  # of the first classes
         rows.append((class_name, f"{movement.similarity:.3f}", _gains(movement.towards)))
     table(("class features", "similarity to hand-written", "moved towards (gain in similarity)"), rows, left=(0, 2))
 

@@ -51,7 +51,7 @@ def few_images(data: FewShot) -> list[str]:
     if not short:
         return []
     count = sum(item.label == short[0] for item in data.train)
-    fewer = "no train image" if data.shots is None else f"fewer than {data.shots} train images"
+    fewer = "no train image" if data.shots in (None, 1) else f"fewer than {data.shots} train images"
     first = f'(first: "{data.class_names[short[0]]}" with {count})'
     return [f"{len(short)} of {len(data.class_names)} classes have {fewer} {first}; all of theirs are used"]
 

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SAMPLE = 1024  # tokens to measure the spacing on: shares are then right to 1 or 2 %
-ROWS = 256  # of distances to a whole vocabulary at a time: 100 MB for 49,408 tokens
+ROWS = 256  # of distances to a whole vocabulary at a time: 50 MB for 49,408 tokens
+SPARE = 64  # tokens beyond the wanted ones that the rough search may mistake for one of these
 WORDS = 2048  # words to encode at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NearToken:
     """A token near a context vector, and its distance from it."""
 
@@ -57,20 +58,64 @@ def nearest_tokens(
 
     `context` is [R, d], `token_embedding` [V, d]. Distances are computed in float64: close ones keep their order.
     """
-    table = _rows(token_embedding, metric, among)
-    ids = list(among) if among is not None else range(len(table))
+    table = _Table.of(token_embedding, metric, among)
+    ids = list(among) if among is not None else range(len(table.exact))
+    texts: dict[int, str] = {}
     nearest = []
     for vectors in _rows(context, metric).split(ROWS):
-        if metric == "cosine":
-            distances = (1 - vectors @ table.T).clamp(min=0)
-        else:
-            distances = torch.cdist(vectors, table, compute_mode="donot_use_mm_for_euclid_dist")
-        near = distances.topk(min(top, len(table)), dim=1, largest=False)
-        for of_vector in zip(near.values.tolist(), near.indices.tolist(), strict=True):
-            nearest.append(
-                [NearToken(readable_token(tokenizer, ids[row]), ids[row], far) for far, row in zip(*of_vector, strict=True)]
-            )
+        distances, rows = table.nearest(vectors, min(top, len(table.exact)))
+        for row in set(rows.flatten().tolist()) - texts.keys():
+            texts[row] = readable_token(tokenizer, ids[row])
+        for of_vector in zip(distances.tolist(), rows.tolist(), strict=True):
+            nearest.append([NearToken(texts[row], ids[row], far) for far, row in zip(*of_vector, strict=True)])
     return nearest
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Token embeddings to search: [V, d] in float64, and in float32 with half their squared lengths [V].
+
+    Twice those, less twice the products with a vector, order tokens as their squared distances do; for cosines all are 0.
+    """
+
+    metric: Metric
+    exact: Tensor
+    rough: Tensor
+    halves: Tensor
+
+    @classmethod
+    def of(cls, token_embedding: Tensor, metric: Metric, among: Sequence[int] | None) -> _Table:
+        exact = _rows(token_embedding, metric, among)
+        rough = exact.float()
+        return cls(metric, exact, rough, torch.zeros(len(rough)) if metric == "cosine" else rough.square().sum(dim=1) / 2)
+
+    def nearness(self, rough_vectors: Tensor) -> Tensor:
+        """What orders the tokens [R, V] for vectors [R, d], largest first, up to the rounding of float32."""
+        return rough_vectors @ self.rough.T - self.halves
+
+    def nearest(self, vectors: Tensor, top: int) -> tuple[Tensor, Tensor]:
+        """Distances and rows [R, top] of the tokens nearest to some vectors, float64 [R, d].
+
+        They are computed exactly for the tokens that a rough search leaves; and for all tokens where it might, by its
+        rounding, have lost one of the nearest.
+        """
+        candidates = self.nearness(vectors.float()).topk(min(top + SPARE, len(self.exact)), dim=1)
+        near = self._distances(vectors[:, None], self.exact[candidates.indices])[:, 0].topk(top, dim=1, largest=False)
+        distances, rows = near.values, candidates.indices.gather(1, near.indices)
+        if candidates.indices.shape[1] < len(self.exact):
+            lengths, longest = vectors.norm(dim=1), self.exact.norm(dim=1).max()
+            rounding = (vectors.shape[1] + 8) * 2.0**-23 * longest * (lengths + longest)  # twice what it can be at most
+            others = candidates.values[:, -1] + rounding  # at most as near as this
+            farther = 1 - others if self.metric == "cosine" else (lengths.square() - 2 * others).clamp(min=0).sqrt()
+            for row in (~(distances[:, -1] < farther)).nonzero()[:, 0].tolist():
+                near = self._distances(vectors[row : row + 1], self.exact).topk(top, dim=1, largest=False)
+                distances[row], rows[row] = near.values[0], near.indices[0]
+        return distances, rows
+
+    def _distances(self, vectors: Tensor, tokens: Tensor) -> Tensor:
+        if self.metric == "cosine":
+            return (1 - vectors @ tokens.mT).clamp(min=0)
+        return torch.cdist(vectors, tokens, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 @dataclass(frozen=True)
@@ -94,15 +139,13 @@ def token_spacing(token_embedding: Tensor, metric: Metric = "euclidean", among: 
 
     `token_embedding` is [V, d].
     """
-    table = _rows(token_embedding, metric, among)
-    rough = table.float()  # to find which is nearest; how near is computed in float64
-    lengths = torch.zeros(len(rough)) if metric == "cosine" else rough.square().sum(dim=1) / 2
-    sample = torch.arange(0, len(table), -(-len(table) // SAMPLE))
+    table = _Table.of(token_embedding, metric, among)
+    sample = torch.arange(0, len(table.exact), -(-len(table.exact) // SAMPLE))
     distances = []
     for rows in sample.split(ROWS):
-        nearness = rough[rows] @ rough.T - lengths  # orders tokens as their distances do
+        nearness = table.nearness(table.rough[rows])  # to find which is nearest; how near is computed in float64
         nearness[torch.arange(len(rows)), rows] = -torch.inf
-        vectors, nearest = table[rows], table[nearness.argmax(dim=1)]
+        vectors, nearest = table.exact[rows], table.exact[nearness.argmax(dim=1)]
         distances.append(
             (1 - (vectors * nearest).sum(dim=1)).clamp(min=0) if metric == "cosine" else (vectors - nearest).norm(dim=1)
         )
@@ -129,23 +172,25 @@ class Movement:
 
 
 def movements(
-    learned: Tensor, hand_written: Tensor, words: Sequence[str], word_features: Tensor, top: int
+    learned: Tensor, hand_written: Tensor, words: Sequence[str], word_features: Tensor, top: int, n_classes: int | None = None
 ) -> tuple[list[tuple[str, float]], list[Movement]]:
     """The `top` words that all classes together moved towards, with their mean gains, and the movement of each class.
 
-    Features are L2-normalised: `learned` and `hand_written` [K, p], `word_features` [V, p]. What all classes have in common
-    adds the same to each logit of an image and changes no prediction, so it is kept apart from each class's own.
+    Of the first `n_classes`; None: of all. Features are L2-normalised: `learned` and `hand_written` [K, p], `word_features`
+    [V, p]. What all classes have in common adds the same to each logit of an image and changes no prediction, so it is kept
+    apart from each class's own.
     """
     moves = learned - hand_written
     common = moves.mean(dim=0)
 
-    def gaining(move: Tensor) -> list[tuple[str, float]]:
-        best = (word_features @ move).topk(min(top, len(words)))
-        return [(words[row], gain) for gain, row in zip(best.values.tolist(), best.indices.tolist(), strict=True) if gain > 0]
+    def gaining(some: Tensor) -> list[list[tuple[str, float]]]:
+        best = (some @ word_features.T).topk(min(top, len(words)))
+        rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [[(words[word], gain) for gain, word in zip(*row, strict=True) if gain > 0] for row in rows]
 
-    similarities = (learned * hand_written).sum(dim=1).tolist()
-    of_class = [Movement(similarity, gaining(move - common)) for similarity, move in zip(similarities, moves, strict=True)]
-    return gaining(common), of_class
+    similarities = (learned * hand_written).sum(dim=1)[:n_classes].tolist()
+    towards = [words for some in moves[:n_classes].split(ROWS) for words in gaining(some - common)]
+    return gaining(common[None])[0], [Movement(*of_class) for of_class in zip(similarities, towards, strict=True)]
 
 
 def encode_words(
@@ -196,7 +241,7 @@ class Reading:
     """A learned prompt in words.
 
     `near` holds the nearest tokens of each vector by class (None: one context for all), `movements` what all class
-    features moved towards and where each of them went.
+    features moved towards and where each of them went. Both may be of the first classes alone.
     """
 
     prompt: LearnedPrompt
@@ -254,23 +299,27 @@ def _kept(cache: FeatureCache, about: Sequence[object], make: Callable[[], T]) -
     return made
 
 
-def read_prompt(prompt: LearnedPrompt, lexicon: Lexicon, top: int, template: str | None = None) -> Reading:
+def read_prompt(
+    prompt: LearnedPrompt, lexicon: Lexicon, top: int, template: str | None = None, n_classes: int | None = None
+) -> Reading:
     """Find the `top` nearest tokens of each vector, and with a `template` where the class features moved from it.
 
-    Nearest tokens that were found before come from the lexicon's cache, without the model.
+    Of the first `n_classes`; None: of all. Nearest tokens that were found before come from the lexicon's cache, without the
+    model.
     """
     moved, backbone, cache = None, lexicon.backbone, lexicon.cache
     if template is not None and lexicon.word_features is not None:
         before = hand_written_features(backbone, [template], prompt.class_names, cache)
         after = learned_features(backbone, prompt, prompt.class_names, cache)
-        moved = movements(after, before, list(lexicon.words.values()), lexicon.word_features, top)
+        moved = movements(after, before, list(lexicon.words.values()), lexicon.word_features, top, n_classes)
 
     def find() -> list[list[tuple[str, int, float]]]:
-        near = nearest_by_class(prompt, backbone, top, lexicon.metric, lexicon.among)
+        near = nearest_by_class(prompt, backbone, top, lexicon.metric, lexicon.among, n_classes)
         return [[astuple(token) for token in vector] for vectors in near.values() for vector in vectors]
 
-    numbers = hashlib.blake2b(prompt.context.numpy().tobytes()).hexdigest()
-    about = ["nearest tokens", backbone.model_key, numbers, list(prompt.context.shape), top, lexicon.metric, lexicon.words_only]
+    context = prompt.context[:n_classes] if prompt.settings.csc else prompt.context
+    numbers = hashlib.blake2b(context.numpy().tobytes()).hexdigest()
+    about = ["nearest tokens", backbone.model_key, numbers, list(context.shape), top, lexicon.metric, lexicon.words_only]
     near = [[NearToken(*token) for token in vector] for vector in _kept(cache, about, find)]
     return Reading(prompt, lexicon.spacing, _by_class(prompt, near), moved)
 

@@ -23,6 +23,7 @@ from .charts import Chart, Series, line_chart
 from .look import Look, data_uri
 
 CELLS = 30  # a confusion of up to so many classes is shown as a table
+LISTED = 1000  # classes whose accuracies the page lists: the worst
 RIGHT, WRONG = (20, 130, 205), (225, 90, 20)  # of a confusion's picture, readable on light and on dark
 
 
@@ -172,6 +173,7 @@ def render(runs: Sequence[Run], looks: Sequence[Look], sweeps: Sequence[Sweep] =
         charts=training_charts(runs, names),
         sweeps=sweeps,
         cells=CELLS,
+        listed=LISTED,
         colours=LINE_COLOURS,
         **{function.__name__: function for function in CALLED},
     )

@@ -1,9 +1,12 @@
 """Progress: bars on a terminal, plain lines elsewhere, nothing when quiet."""
 
 import pytest
+import torch
+from rich.console import Console
 
 from coopcli.cli import console
 from coopcli.cli.console import Bars, Lines, duration, progress
+from coopcli.learned.scores import Evaluation, score
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +52,20 @@ def test_what_is_soon_done_says_nothing_and_quiet_says_nothing(capsys, monkeypat
         for done in range(11):
             bars.update("images", done, 10)
     assert capsys.readouterr().err.count("images: ") == 9
+
+
+def test_of_very_many_classes_the_worst_are_shown(capsys, monkeypatch):
+    monkeypatch.setattr(console, "out", Console(width=80, color_system=None))
+    labels = torch.tensor([0, 1, 1, 2500, 2500, 2500])
+    metrics = score(labels, torch.tensor([0, 3, 1, 3, 3, 2500]), 3000)
+    console.show_evaluation("data", Evaluation(tuple(f"c{k}" for k in range(3000)), (), [], [], metrics))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "data", "top-1 50.0 % macro average 61.1 % images 6",
+        "the 3 worst of 3 classes with images; --json gives all 3,000",
+        "class images accuracy %", "c2500 3 33.3", "c1 2 50.0", "c0 1 100.0", "",
+        "true class taken for images", "c2500 c3 2", "c1 c3 1",
+    ]  # fmt: skip
 
 
 class Clock:

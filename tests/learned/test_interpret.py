@@ -39,6 +39,23 @@ def test_nearest_are_the_closest_rows(tokenizer, metric, among, monkeypatch):
         assert all(abs(token.distance - distances[i]) < 1e-6 for token, i in zip(near, order, strict=True))
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("far", [0.0, 3.0, 1e5])
+def test_what_the_rough_search_cannot_tell_apart_is_found_exactly(tokenizer, metric, far, monkeypatch):
+    """Tokens whose distances from a vector differ by less than float32 can tell; with one to spare, it takes wrong ones."""
+    monkeypatch.setattr(interpret, "SPARE", 1)
+    generator = torch.Generator().manual_seed(1)
+    table = 1 + 1e-7 * torch.randn(len(tokenizer), 6, generator=generator, dtype=torch.double)
+    context = 1 + 1e-7 * torch.randn(20, 6, generator=generator, dtype=torch.double) + far
+    for vector, near in zip(context, nearest_tokens(context, table, tokenizer, 3, metric), strict=True):
+        away = (
+            (table - vector).norm(dim=1)
+            if metric == "euclidean"
+            else 1 - F.normalize(table, dim=1) @ F.normalize(vector, dim=0)
+        )
+        assert [token.distance for token in near] == pytest.approx(away.sort().values[:3].tolist(), rel=1e-9, abs=1e-15)
+
+
 def test_a_tokens_own_vector_is_nearest_at_distance_zero(tokenizer):
     table = torch.randn(len(tokenizer), 6, generator=torch.Generator().manual_seed(0))
     (near,) = nearest_tokens(table[300:301], table, tokenizer, top=1)
@@ -168,8 +185,24 @@ def test_command_moved(coop, seeds):
     assert all(-1 <= row["similarity"] <= 1 and len(row["towards"]) <= 3 for row in told["classes"])
     text = ran(coop("interpret", "run1", "csc", "--moved"))
     assert text.count("all together") == 2 and text.count("moved towards") == 2
+    few = movements(*(torch.eye(3)[order] for order in ([0, 1, 2], [1, 2, 0])), ["a", "b", "c"], torch.eye(3), 2, 1)
+    assert len(few[1]) == 1 and few[0] == movements(torch.eye(3), torch.eye(3)[[1, 2, 0]], ["a", "b", "c"], torch.eye(3), 2)[0]
     failed(coop("interpret", "run1", "--moved", "--template", "a photo"), 2, '"a photo"')
     failed(coop("interpret", "run1", "--template", "a photo of a {}."), 2, "--moved")
+
+
+def test_of_very_many_classes_the_first_are_shown(coop, seeds, monkeypatch):
+    whole = ran(coop("interpret", "csc", "--moved"))
+    monkeypatch.setattr("coopcli.cli.interpret.LONG_TABLE", 2)
+    monkeypatch.setattr("coopcli.cli.interpret.SHOWN_CLASSES", 2)
+    text = ran(coop("interpret", "csc", "--moved"))
+    assert "the first 2 of 3 classes; --json gives all" in text
+    assert "red" in whole.splitlines() and "red" not in text.splitlines()
+    assert re.search("^red  ", whole, re.MULTILINE) and not re.search("^red  ", text, re.MULTILINE)
+    assert text.splitlines()[:8] == whole.splitlines()[:8]
+    contexts = json.loads(ran(coop("interpret", "csc", "--json", "--moved")))
+    assert [len(contexts["contexts"]), len(contexts["moved"]["classes"])] == [3, 3]
+    assert "the first" not in ran(coop("interpret", "run1"))  # one context for all
 
 
 def test_heads_are_refused(coop, photos):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import COLOURS, failed, ran, write_picture
 
 from coopcli.cli.app import app
@@ -18,7 +19,7 @@ from coopcli.experiments.plots import LINE_COLOURS
 from coopcli.experiments.run_folder import read_run
 from coopcli.experiments.summary import summary
 from coopcli.experiments.sweep_folder import write_results
-from coopcli.learned.scores import Evaluation, Metrics
+from coopcli.learned.scores import Evaluation, Metrics, score
 from coopcli.report.look import Look, Mistake
 from coopcli.report.page import class_rows, confusion_picture, confusions, groups_of, render, training_charts
 
@@ -277,6 +278,18 @@ def test_many_classes_are_a_picture(run):
     page = check_keeps_to_itself(render([replace(run, learned=many, hand_written=many)], [Look()]))
     assert page.of("img", "matrix")[0]["src"] == confusion_picture(many)
     assert not page.of("table", "heat") and "The other 10 classes" in page.texts
+
+
+def test_of_very_many_classes_the_worst_are_listed(run):
+    """21,841 classes, as in ImageNet-21k: no class in its thousands, and no matrix."""
+    labels = torch.arange(21_841).repeat(2)
+    predicted = torch.where((labels % 7 == 0) & (torch.arange(len(labels)) < 21_841), (labels + 1) % 21_841, labels)
+    metrics = score(labels, predicted, 21_841)
+    many = Evaluation(tuple(f"c{k}" for k in range(21_841)), (), [], [], metrics)
+    text = render([replace(run, learned=many, hand_written=many)], [Look()])
+    page = check_keeps_to_itself(text)
+    assert "The next 970 classes" in page.texts and any(line.startswith("20,841 classes that do") for line in page.texts)
+    assert "c6993" in page.texts and "c7000" not in page.texts and len(text) < 1_500_000
 
 
 def test_runs_are_grouped_by_all_but_their_seed(runs, run):
