@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..names import encodable
 from ..parallel import join, launched
 from .config import key_of
-from .console import status
+from .console import shortened, status
 from .help import write_help
 
 # Options that are texts; in the others, a name of a file may hold bytes that are not Unicode.
@@ -102,10 +102,9 @@ def problem_of(value: Any, key: str = "") -> str | None:
 def _given(error: Any) -> str | None:
     """The value that pydantic, by which typer checks numbers, did not take; None where it does not say."""
     try:
-        value = str(error.__cause__.errors()[0]["input"])
+        return shortened(str(error.__cause__.errors()[0]["input"]), LONGEST)
     except (AttributeError, LookupError, TypeError):
         return None
-    return value if len(value) <= LONGEST else f"{value[:LONGEST]}..."
 
 
 def usage_line(error: Any) -> str:

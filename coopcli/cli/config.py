@@ -12,7 +12,7 @@ import typer
 
 from ..errors import UsageError
 from ..settings import RESOLVED, read_settings
-from .console import say
+from .console import say, shortened
 
 # These say where results go and how they are shown; whatever they are, the results are the same.
 PRESENTATION = {"output", "overwrite", "no-cache", "jobs", "tensorboard", "wandb", "plot", "config", "quiet", "verbose", "json"}
@@ -54,22 +54,18 @@ def use_settings(context: typer.Context, path: Path | None) -> Path | None:
     defaults: dict[str, Any] = {}
     for key, value in read_settings(path).items():
         if parameter := parameters.get(key):
-            where = f'"{path}": {key} = {_brief(json.dumps(value, default=str, ensure_ascii=False))}'
+            where = f'"{path}": {key} = {shortened(json.dumps(value, default=str, ensure_ascii=False), LONGEST)}'
             defaults[parameter.name] = typed = _as_typed(parameter, value, where)
             try:
                 parameter.process_value(context, typed)
             except typer.BadParameter as error:
-                raise UsageError(f"{where}: {_brief(error.message.removeprefix('Value error, '))}") from error
+                raise UsageError(f"{where}: {shortened(error.message.removeprefix('Value error, '), LONGEST)}") from error
         elif key != RESOLVED:
             near = get_close_matches(key, parameters, n=1)
             guess = f'; did you mean "{near[0]}"?' if near else ""
             say(f'note: "{path}": unknown key "{key}" has no effect on this command{guess}')
     context.default_map = defaults
     return path
-
-
-def _brief(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def key_of(parameter: Any) -> str:

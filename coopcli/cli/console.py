@@ -57,6 +57,11 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda letter: letter[0].encode("unicode_escape").decode(), text)
 
 
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning of `most` characters and that it goes on."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def shown(text: str) -> Text:
     """Wrap a text for rich as it stands: control characters, markup such as [red] and :smile: take no effect."""
     return Text("\n".join(map(printable, text.split("\n"))))
@@ -219,7 +224,6 @@ class Bars:
             self.stepped = now
             in_all = epochs * steps
             advice = f"; --recipe fast takes {FAST_STEPS} steps instead of {in_all}" if in_all > FAST_STEPS else ""
-            advice += "; if memory is short, add --class-chunk N"
             self.update("epochs", epoch + step / steps, epochs, f"step {step} of {steps}", advice)
 
 

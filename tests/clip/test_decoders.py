@@ -1,5 +1,6 @@
 import io
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from coopcli.clip.image_features import WORTH_PROCESSES, readable_features
 from coopcli.clip.pixels import is_talkative, open_image
 from coopcli.data.dataset import ImageItem, file_item
 from coopcli.errors import CoopError
+from coopcli.experiments.draw import mosaic_rows
 from coopcli.learning.methods.fine_tune import view_pixels
 from coopcli.report.look import _mistake
 
@@ -61,7 +63,7 @@ def test_lines_of_c_libraries_do_not_reach_the_terminal(mini, tmp_path, capfd, c
 
 
 @on_linux
-@pytest.mark.parametrize("work", ["fine-tuning", "a report"])
+@pytest.mark.parametrize("work", ["fine-tuning", "a report", "a mosaic"])
 def test_nor_do_those_on_an_image_that_can_be_read(mini, capfd, work):
     content = bytearray(saved("TIFF", compression="jpeg"))
     for place in range(8, len(content)):  # until libjpeg meets a marker that it passes over, with a line
@@ -77,6 +79,9 @@ def test_nor_do_those_on_an_image_that_can_be_read(mini, capfd, work):
         pytest.skip("this libtiff is silent")
     if work == "fine-tuning":
         assert len(next(view_pixels(mini, [item(content)], [[0]], 0))) == 1
+    elif work == "a mosaic":
+        surest = SimpleNamespace(items=[item(content)], class_names=["a", "b"], predicted=[0], probability=[0.9])
+        assert mosaic_rows(surest)
     else:
         with decoders(many=False) as submit:
             assert _mistake(item(content), torch.zeros(2), ["a", "b"], False, submit).picture
