@@ -176,5 +176,5 @@ def test_random_crops_are_distributed_as_the_references(size, monkeypatch):
 def test_a_test_picture_is_the_references_to_the_byte(backbone, size):
     picture, held = noise(*size), io.BytesIO()
     picture.save(held, "PNG")
-    (mine,) = pixels.prepare(backbone.image_processor, SIZE, held.getvalue(), "x", b"", [None])
+    (mine,) = pixels.prepare(backbone.preprocessing, held.getvalue(), "x", b"", [None])
     assert (mine == to_tensor(oracle.centre_crop(picture, SIZE)).numpy()).all()

@@ -22,7 +22,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from coopcli.clip.backbone import Backbone, load_backbone
 from coopcli.clip.cache import FeatureCache
 from coopcli.clip.image_features import image_features
-from coopcli.clip.pixels import prepare
+from coopcli.clip.pixels import Preprocessing, prepare, read_preprocessing
 from coopcli.clip.prompts import ContextSettings, PromptTokens, random_context
 from coopcli.clip.text_encoder import TextEncoder
 from coopcli.data.load import load_data
@@ -130,7 +130,7 @@ def images(setting: Setting) -> Iterator[Line]:
     with tempfile.TemporaryDirectory() as folder:
         _write_jpegs(Path(folder), n)
         items = load_data(folder).splits["all"]
-        decoding = _decoding(process, side, [item.read() for item in items])
+        decoding = _decoding(read_preprocessing("random", process), [item.read() for item in items])
         yield Line("decoding 640x480 JPEG files", f"{decoding:.0f} images/s on {_cores()} cores", {"rate": decoding})
         for precision, dtype in PRECISIONS.items():
             if precision == "TF32":
@@ -170,11 +170,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decoding(process: CLIPImageProcessorPil, side: int, contents: list[bytes]) -> float:
+def _decoding(preprocessing: Preprocessing, contents: list[bytes]) -> float:
     """Images a second that the cores decode and crop, no tower behind them."""
     with ProcessPoolExecutor(_cores(), get_context("fork")) as workers:
         started = time.perf_counter()
-        jobs = [workers.submit(prepare, process, side, content, "", b"", [None]) for content in contents]
+        jobs = [workers.submit(prepare, preprocessing, content, "", b"", [None]) for content in contents]
         for job in jobs:
             job.result()
         return len(contents) / (time.perf_counter() - started)

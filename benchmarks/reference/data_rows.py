@@ -11,7 +11,7 @@ import numpy as np
 from transformers import CLIPImageProcessorPil
 
 from coopcli.choices import Classes
-from coopcli.clip.pixels import centre, open_image
+from coopcli.clip.pixels import centre, open_image, read_preprocessing
 from coopcli.data.dataset import DataSet
 from coopcli.data.fewshot import draw_few_shot
 from coopcli.data.load import load_split_file
@@ -102,11 +102,11 @@ def pixels(bench: Bench) -> list[Row]:
     with quiet():
         config = bench.config("INPUT.SIZE", (224, 224), "INPUT.TRANSFORMS", ("center_crop",))  # no normalisation: whole numbers
         transform = build_transform(config, is_train=False)
-    process = CLIPImageProcessorPil()
+    preprocessing = read_preprocessing("stock", CLIPImageProcessorPil())
 
     def equal(path: Path) -> bool:
         theirs = np.round(np.asarray(transform(read_image(str(path)))) * 255).astype(np.uint8)
-        return np.array_equal(centre(process, open_image(path.read_bytes(), path.name)), theirs)
+        return np.array_equal(centre(preprocessing, open_image(path.read_bytes(), path.name)), theirs)
 
     different: dict[str, int] = defaultdict(int)
     kinds = list(every_kind(bench.work / "kinds"))

@@ -147,7 +147,7 @@ def train(bench: Bench, variant: Variant) -> Training:
 def _views(bench: Bench, content: bytes) -> np.ndarray:
     """The first views of a picture as coop makes them, uint8 [VIEWS, 3, s, s]."""
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return prepare(bench.backbone.image_processor, bench.backbone.image_size, content, "", digest, range(VIEWS))
+    return prepare(bench.backbone.preprocessing, content, "", digest, range(VIEWS))
 
 
 def _recorded_losses(trainer: Any) -> list[float]:

@@ -21,9 +21,11 @@ from ..names import OPEN_CLIP
 from .cache import FeatureCache
 from .hf_clip import load_hf_clip
 from .image_encoder import ImageEncoder, read_image_encoder
+from .image_weights import read_tower_weights, tower_settings
 from .integrity import check_features, check_numbers
 from .known import Facts, ModelFiles, find_files, recall, remember
 from .openclip import OpenClipModel, load_open_clip
+from .pixels import Preprocessing, read_preprocessing
 from .text_encoder import TextEncoder
 from .tokens import ends_of
 from .towers import feature_width, read_tower, token_width
@@ -96,9 +98,24 @@ class Backbone:
 
     @cached_property
     def image_encoder(self) -> ImageEncoder | None:
-        """The image tower in the form that is fast on this machine, built on first use; None where the stock one is run."""
+        """The image tower in the form that is fast on this machine, built on first use; None where the stock one is run.
+
+        That of a known model is read from its weight file, where that is possible, without loading the rest of the model.
+        """
+        if self.device.type != "cpu":
+            return None
         with torch.inference_mode(False):
-            return read_image_encoder(self.model) if self.device.type == "cpu" else None
+            return read_image_encoder((None if self.loaded else vars(self)["source"].image_tower(self)) or self.model)
+
+    @cached_property
+    def tower_settings(self) -> dict[str, Any] | None:
+        """What it takes to read the image tower from its weight file; None where it is read from the loaded model."""
+        return tower_settings(self.model)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """How pixels are made of images."""
+        return read_preprocessing(self.name, self.image_processor)
 
     def with_exif(self, exif: bool) -> Backbone:
         """The same model, with images turned by their EXIF orientation or not."""
@@ -128,11 +145,10 @@ class Backbone:
         """d, the size of a token embedding and of a context vector."""
         return token_width(self.model)
 
-    @cached_property
+    @property
     def image_size(self) -> int:
         """Side in pixels of the square image that the image tower sees."""
-        process = self.image_processor
-        return int((process.crop_size if process.do_center_crop else process.size)["height"])
+        return self.preprocessing.side
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor, names: Sequence[str] = ()) -> Tensor:
@@ -152,14 +168,12 @@ class Backbone:
 
         Outside of inference mode on the stock tower, with gradients where the weights require them.
         """
-        process = self.image_processor
+        how = self.preprocessing
         inputs = pixels.to(self.device).float()
-        if process.do_rescale:
-            inputs = inputs * process.rescale_factor - float(getattr(process, "rescale_offset", False))
-        if process.do_normalize:
-            mean, std = (
-                torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (process.image_mean, process.image_std)
-            )
+        if how.factor is not None:
+            inputs = inputs * how.factor - float(how.offset)
+        if how.mean is not None:
+            mean, std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (how.mean, how.std))
             inputs = (inputs - mean) / std
         if torch.is_inference_mode_enabled() and self.image_encoder:
             features = self.image_encoder(inputs)
@@ -188,6 +202,11 @@ class Source:
             raise CoopError(f'the files of model "{known.name}" changed while coop was running; run the command again')
         _move(parts[0], known.device, known.dtype)
         return parts
+
+    def image_tower(self, known: Backbone) -> Any:
+        """Read the image tower from the weight file; None where the whole model must be loaded instead."""
+        tower = read_tower_weights(self.files.folder, known.tower_settings, getattr(torch, known.dtype))
+        return tower if find_files(known.name, self.revision) == self.files else None  # else loading it raises
 
 
 def load_backbone(

@@ -19,7 +19,7 @@ from ..names import OPEN_CLIP
 from .integrity import check_config, check_tokenizer, check_weights, warn_of_length
 from .known import MINI_FOLDER as MINI_FOLDER
 from .openclip import INSTALL
-from .pixels import centre
+from .pixels import centre, read_preprocessing
 from .tokens import lower_case
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _family(name: str, model_type: str) -> Family:
 
 def _check_image_size(name: str, process: CLIPImageProcessorPil, side: int) -> None:
     """Raise CoopError unless preprocessing makes the square images that the image tower takes."""
-    made = centre(process, Image.new("RGB", (side + 10, side))).shape[1:]
+    made = centre(read_preprocessing(name, process), Image.new("RGB", (side + 10, side))).shape[1:]
     if made != (side, side):
         raise CoopError(
             f'model "{name}" takes images of {side} x {side} pixels and its preprocessor makes {made[0]} x {made[1]}; '

@@ -228,9 +228,7 @@ def _look_up(
             elif all(key in known for key in of_image):
                 images.append(_Image(item, torch.from_numpy(np.stack([known[key] for key in of_image]))))
             else:
-                pixels = submit(
-                    content, prepare, backbone.image_processor, backbone.image_size, content, item.name, digest, views, turn
-                )
+                pixels = submit(content, prepare, backbone.preprocessing, content, item.name, digest, views, turn)
                 images.append(_Image(item, None, of_image, pixels))
         del contents  # free them while the images wait
         wait(before)

@@ -20,6 +20,7 @@ from ..hub import prepare_hub
 from ..names import OPEN_CLIP
 from ..version import __version__
 from .cache import FeatureCache
+from .pixels import Preprocessing
 
 MINI_FOLDER = Path(__file__).parents[1] / "mini"
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -32,14 +33,15 @@ ELSEWHERE = "adapter_config.json"  # lets transformers read the files of another
 
 @dataclass(frozen=True)
 class Facts:
-    """What classifying with cached features needs to know of a model, and no weights."""
+    """What classifying with cached features needs to know of a model, and encoding images beside its weight file."""
 
     fingerprint: str
     logit_scale: float
     logit_bias: float | None
     feature_width: int
     token_width: int
-    image_size: int
+    preprocessing: Preprocessing
+    tower_settings: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class ModelFiles:
     def about(self, allow_pickle: bool) -> list[Any]:
         """What facts are kept under: files, and the software that reads them."""
         software = [__version__, *(version(package) for package in ("transformers", "tokenizers"))]
-        return ["model", *software, str(self.folder), allow_pickle, self.state]
+        return ["model 2", *software, str(self.folder), allow_pickle, self.state]
 
     @property
     def settled(self) -> bool:
@@ -120,7 +122,7 @@ def recall(cache: FeatureCache, files: ModelFiles | None, allow_pickle: bool) ->
     if files is None or files.state is None:
         return None
     known = cache.recall(files.about(allow_pickle))
-    return Facts(**known) if known else None
+    return Facts(**known | {"preprocessing": Preprocessing(**known["preprocessing"])}) if known else None
 
 
 def remember(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .frozen_linear import FrozenLinear
 Map = Callable[[Tensor], Tensor]
 # What oneDNN calls an activation that it computes within the product before it, by the config's name for it.
 KERNELS = {"quick_gelu": ("swish", ""), "gelu": ("gelu", "none"), "gelu_pytorch_tanh": ("gelu", "tanh")}
+ACTIVATIONS: dict[str, Map] = {"gelu": F.gelu, "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh")}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def run_layer(
 def norm(stock: torch.nn.LayerNorm) -> Map:
     """Read a layer norm, computed in float32."""
     weight, bias = stock.weight.float(), stock.bias.float()
-    return lambda x: F.layer_norm(x, stock.normalized_shape, weight, bias, stock.eps)
+    return lambda x: F.layer_norm(x, weight.shape, weight, bias, stock.eps)
 
 
 def linear(stock: torch.nn.Linear) -> Map:
@@ -84,7 +86,7 @@ def pre_norm_layer(stock: Any, hidden_act: str) -> Layer:
     """Read a layer of CLIP or SigLIP, whose config names its activation."""
     attention, mlp = stock.self_attn, stock.mlp
     # x sigmoid(a x) = silu(a x) / a, and silu is one kernel: the factors go into the weights around it.
-    a, activation = (1.702, F.silu) if hidden_act == "quick_gelu" else (1.0, mlp.activation_fn)
+    a, activation = (1.702, F.silu) if hidden_act == "quick_gelu" else (1.0, ACTIVATIONS.get(hidden_act) or mlp.activation_fn)
     return Layer(
         norm1=norm(stock.layer_norm1),
         qkv=frozen(attention.q_proj, attention.k_proj, attention.v_proj),

@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,49 @@ DECODING = b" decoding 2"  # to change when a file gives other pixels than befor
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TALKATIVE_MARKS = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"icns")  # JPEG 2000, its bare stream, icons that hold it
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """A model's preprocessing as data, so that pixels are made by Pillow alone; JSON can hold it.
+
+    `resize` is [shorter side], [height, width], or None for images that stay as large as they are; `crop` is [height,
+    width] of what is cut out of the centre. Numbers of pixels are multiplied by `factor`, moved by -1 with `offset`, and
+    normalised by `mean` and `std`, where these are not None.
+    """
+
+    resize: list[int] | None
+    resample: int
+    crop: list[int] | None
+    factor: float | None
+    offset: bool
+    mean: list[float] | None
+    std: list[float] | None
+
+    @property
+    def side(self) -> int:
+        """Side in pixels of the square images that it makes."""
+        return (self.crop or self.resize or [0])[0]
+
+
+def read_preprocessing(name: str, process: CLIPImageProcessorPil) -> Preprocessing:
+    """Read the preprocessing of model `name`. Raises CoopError for a size of a kind that no supported model has."""
+    size, crop, resample = process.size, getattr(process, "crop_size", None), process.resample
+    resize = [size[key] for key in ("shortest_edge", "height", "width") if size.get(key)]
+    if process.do_resize and (len(resize) != (1 if size.get("shortest_edge") else 2) or size.get("longest_edge")):
+        raise CoopError(
+            f'model "{name}": coop knows no size {dict(size)} of images; '
+            "give shortest_edge alone, or height and width, in its preprocessor_config.json"
+        )
+    return Preprocessing(
+        resize=resize if process.do_resize else None,
+        resample=int(Image.Resampling.BILINEAR if resample is None else resample),
+        crop=[crop["height"], crop["width"]] if process.do_center_crop and crop else None,
+        factor=process.rescale_factor if process.do_rescale else None,
+        offset=bool(getattr(process, "rescale_offset", False)),
+        mean=np.atleast_1d(process.image_mean).tolist() if process.do_normalize else None,
+        std=np.atleast_1d(process.image_std).tolist() if process.do_normalize else None,
+    )
 
 
 def open_image(content: bytes, name: str, turn: bool = False) -> Image.Image:
@@ -126,7 +170,7 @@ def allow_pixels(most: int) -> None:
 
 
 def prepare(
-    process: CLIPImageProcessorPil, size: int, content: bytes, name: str, digest: bytes, views: Views, turn: bool = False
+    preprocessing: Preprocessing, content: bytes, name: str, digest: bytes, views: Views, turn: bool = False
 ) -> np.ndarray:
     """Compute the pixels of an image's views, uint8 [views, 3, size, size], from one decoding. Raises CoopError.
 
@@ -134,26 +178,37 @@ def prepare(
     """
     image = open_image(content, name, turn)
     if views[0] is None:
-        return centre(process, image)[None]
-    pictures = [_view(image, digest, view, size) for view in views if view is not None]
-    kept = {"do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False}
-    return np.stack(process(pictures, **kept).pixel_values)
+        return centre(preprocessing, image)[None]
+    return np.stack([_numbers(_view(image, digest, view, preprocessing.side)) for view in views if view is not None])
 
 
-def centre(process: CLIPImageProcessorPil, image: Image.Image) -> np.ndarray:
+def centre(preprocessing: Preprocessing, image: Image.Image) -> np.ndarray:
     """Compute the centre crop that is tested on, uint8 [3, height, width]: the shorter side resized, the centre cut out.
 
-    Half an odd margin is rounded to the even number, as in torchvision's CenterCrop; transformers rounds down.
+    Half an odd margin is rounded to the even number, as in torchvision's CenterCrop; transformers rounds down. An image
+    smaller than the crop is filled up with black, its margins rounded as in transformers.
     """
-    kept = {"do_rescale": False, "do_normalize": False}
-    pixels: np.ndarray = process(middle(image), do_center_crop=False, **kept).pixel_values[0]
-    if not process.do_center_crop:
-        return pixels
-    height, width = (process.crop_size[side] for side in ("height", "width"))
-    top, left = round((pixels.shape[1] - height) / 2), round((pixels.shape[2] - width) / 2)
-    if top < 0 or left < 0:  # smaller than the crop: transformers fills up with black
-        return process(middle(image), **kept).pixel_values[0]
-    return pixels[:, top : top + height, left : left + width]
+    image = middle(image)
+    if preprocessing.resize:
+        image = image.resize(_resized(image.size, preprocessing.resize), preprocessing.resample)
+    if preprocessing.crop:
+        height, width = preprocessing.crop
+        margins = (image.width - width, image.height - height)
+        left, top = (round(margin / 2) if min(margins) >= 0 else margin // 2 for margin in margins)
+        image = image.crop((left, top, left + width, top + height))
+    return _numbers(image)
+
+
+def _resized(size: tuple[int, int], resize: list[int]) -> tuple[int, int]:
+    """Width and height of an image of `size` when it is resized; the longer side is rounded down, as in torchvision."""
+    if len(resize) == 2:
+        return resize[1], resize[0]
+    (width, height), (side,) = size, resize
+    return (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+
+
+def _numbers(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).transpose(2, 0, 1)
 
 
 def middle(image: Image.Image) -> Image.Image:

@@ -32,7 +32,7 @@ def test_image_features_are_the_stock_models(folder):
     photos = [
         Image.fromarray(noise.integers(0, 256, (60, 80, 3), np.uint8)).resize(size) for size in ((90, 60), (50, 70), (40, 40))
     ]
-    pixels = torch.stack([torch.from_numpy(np.ascontiguousarray(centre(clip.image_processor, photo))) for photo in photos])
+    pixels = torch.stack([torch.from_numpy(np.ascontiguousarray(centre(clip.preprocessing, photo))) for photo in photos])
     with torch.no_grad():
         inputs = clip.image_processor(photos, return_tensors="pt").pixel_values
         expected = F.normalize(clip.model.get_image_features(pixel_values=inputs).pooler_output, dim=-1)

@@ -76,7 +76,7 @@ def test_preprocessors_of_many_kinds(tmp_path, tokenizer, processor, resized):
     picture = Image.effect_noise((90, 60), 90).convert("RGB")
     left, top = (resized[0] - 32) // 2, (resized[1] - 32) // 2
     seen = np.asarray(picture.resize(resized, Image.Resampling.BICUBIC))[top : top + 32, left : left + 32].transpose(2, 0, 1)
-    pixels = centre(clip.image_processor, picture)
+    pixels = centre(clip.preprocessing, picture)
     assert (pixels == seen).all()
     mean, std = (np.array((OPENAI | processor)[key]) for key in OPENAI)
     inputs = (torch.tensor(seen.transpose(1, 2, 0) / 255 - mean) / std).permute(2, 0, 1).float()

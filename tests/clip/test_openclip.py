@@ -204,7 +204,7 @@ def test_a_tag_brings_its_activation_and_preprocessing(imitation, tokenizer):
     process = clip.image_processor
     assert list(process.image_mean) == [0.5, 0.4, 0.3] and list(process.image_std) == [0.2, 0.3, 0.4]
     oblong = Image.effect_noise((90, 60), 90).convert("RGB")
-    squashed = torch.tensor(centre(process, oblong))
+    squashed = torch.tensor(centre(clip.preprocessing, oblong))
     assert torch.equal(squashed, pixels_of(oblong.resize((40, 40), Image.Resampling.BILINEAR)))
 
     model = Layout(len(tokenizer), quick_gelu=True)
@@ -242,7 +242,7 @@ def test_a_file_has_the_activation_of_the_architecture(imitation, weights, caplo
     assert plain.fingerprint != quick.fingerprint
     oblong = Image.effect_noise((90, 60), 90).convert("RGB")
     resized = oblong.resize((60, 40), Image.Resampling.BICUBIC).crop((10, 0, 50, 40))
-    assert torch.equal(torch.tensor(centre(plain.image_processor, oblong)), pixels_of(resized))
+    assert torch.equal(torch.tensor(centre(plain.preprocessing, oblong)), pixels_of(resized))
 
 
 def test_equal_weights_have_one_fingerprint_in_every_dtype(imitation, weights):
@@ -464,7 +464,7 @@ def test_both_towers_are_open_clips(real, pair):
     assert (hand_written_features(clip, ["a photo of a {}."], NAMES) - expected).abs().max() < 1e-5
     _, _, transform = real.create_model_and_transforms("tiny-RN" if clip.image_size == 64 else "tiny-ViT")
     pictures = [Image.effect_noise((90 + 7 * i, 70), 20 + 40 * i).convert("RGB") for i in range(3)]
-    pixels = torch.stack([torch.tensor(centre(clip.image_processor, picture)) for picture in pictures])
+    pixels = torch.stack([torch.tensor(centre(clip.preprocessing, picture)) for picture in pictures])
     expected = model.encode_image(torch.stack([transform(picture) for picture in pictures]), normalize=True)
     assert (clip.encode_images(pixels) - expected).abs().max() < 1e-5
     assert (expected @ expected.T).min() < 0.99  # they are not all alike

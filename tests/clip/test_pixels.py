@@ -1,16 +1,30 @@
 import io
+import json
 import struct
 import sys
 import zlib
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from transformers import CLIPImageProcessorPil
+from transformers.image_utils import SizeDict
 
 from coopcli.clip import pixels
-from coopcli.clip.pixels import NARROW, allow_pixels, middle, open_image, orientation, prepare, random_resized_crop
+from coopcli.clip.pixels import (
+    NARROW,
+    allow_pixels,
+    centre,
+    middle,
+    open_image,
+    orientation,
+    prepare,
+    random_resized_crop,
+    read_preprocessing,
+)
 from coopcli.errors import CoopError
 
 RAMP = np.stack(np.meshgrid(np.linspace(0, 255, 30), np.linspace(255, 0, 20)), -1)
@@ -134,8 +148,8 @@ TRANSPARENT = ("1", "L", "RGB", "P, one colour", "P, each colour", "P of 1 bit",
 def test_transparency_changes_no_pixel(mini, mode, views):
     content = transparent(mode)
     plain = Image.fromarray(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
-    made = prepare(mini.image_processor, mini.image_size, content, "x", b"digest", views)
-    assert np.array_equal(made, prepare(mini.image_processor, mini.image_size, saved(plain, "PNG"), "x", b"digest", views))
+    made = prepare(mini.preprocessing, content, "x", b"digest", views)
+    assert np.array_equal(made, prepare(mini.preprocessing, saved(plain, "PNG"), "x", b"digest", views))
     if views == [None]:
         assert np.array_equal(made[0], stock(plain, mini.image_size))
 
@@ -256,8 +270,46 @@ def stock(image, size):
 def test_pixels_are_the_stock_preprocessing(mini, size):
     """Also for shapes that could be taken for channels first, and for strips of which only the middle is resized."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
-    made = prepare(mini.image_processor, mini.image_size, saved(image, "PNG"), "x", b"", [None])
+    made = prepare(mini.preprocessing, saved(image, "PNG"), "x", b"", [None])
     assert made.dtype == np.uint8 and np.array_equal(made[0], stock(image, mini.image_size))
+
+
+SQUARE = {"height": 20, "width": 20}
+
+
+@pytest.mark.parametrize("resample", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"size": {"shortest_edge": 20}, "crop_size": SQUARE},
+        {"size": {"shortest_edge": 24}, "crop_size": SQUARE},
+        {"size": {"shortest_edge": 15}, "crop_size": SQUARE},  # filled up with black
+        {"size": SQUARE, "do_center_crop": False},
+        {"size": {"height": 30, "width": 22}, "crop_size": SQUARE},
+        {"do_resize": False, "crop_size": SQUARE},
+    ],
+)
+def test_preprocessing_of_every_kind_is_the_stock_one(how, resample):
+    process = CLIPImageProcessorPil(**{"do_rescale": False, "do_normalize": False, "resample": resample} | how)
+    preprocessing = read_preprocessing("x", process)
+    assert json.loads(json.dumps(asdict(preprocessing))) == asdict(preprocessing)
+    for size in ((20, 20), (40, 20), (20, 44), (16, 90), (10, 8), (31, 65)):
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
+        theirs, ours = process(image).pixel_values[0], centre(preprocessing, image)
+        if ours.shape == theirs.shape and not np.array_equal(ours, theirs):  # half of an odd margin, rounded otherwise
+            theirs = np.stack([theirs, *(np.roll(theirs, -1, axis) for axis in (1, 2))])
+            assert any(np.array_equal(ours[:, :-1, :-1], other[:, :-1, :-1]) for other in theirs), size
+        assert ours.shape[1:] == (preprocessing.side, preprocessing.side)
+
+
+@pytest.mark.parametrize(
+    "size", [{"shortest_edge": 20, "longest_edge": 30}, {"max_height": 20, "max_width": 30}, {"longest_edge": 9}]
+)
+def test_sizes_of_other_kinds_are_refused(size):
+    process = CLIPImageProcessorPil(crop_size=SQUARE)
+    process.size = SizeDict(**size)
+    with pytest.raises(CoopError, match=r'model "x": coop knows no size .* give shortest_edge alone, or height and width'):
+        read_preprocessing("x", process)
 
 
 @settings(deadline=None)

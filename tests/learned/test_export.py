@@ -86,7 +86,7 @@ def test_metadata_are_all_it_needs_and_tell_nothing_of_this_machine(content):
 def test_the_examples_preprocessing_is_coops(mini, tmp_path_factory, width, height, seed):
     path = tmp_path_factory.mktemp("picture") / "a.png"
     write_picture(path, size=(width, height), seed=seed)
-    expected = prepare(mini.image_processor, SIDE, path.read_bytes(), "a.png", b"", [None])[0]
+    expected = prepare(mini.preprocessing, path.read_bytes(), "a.png", b"", [None])[0]
     assert np.array_equal(EXAMPLE["pixels"](str(path), SIDE, SIDE).transpose(2, 0, 1), expected)
 
 

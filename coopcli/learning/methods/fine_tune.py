@@ -101,7 +101,7 @@ def view_pixels(
     def pixels_of(item: ImageItem) -> np.ndarray:
         content = item.read()
         digest = blake2b(content, digest_size=16).digest()
-        how = (backbone.image_processor, backbone.image_size, content, item.name, digest, [view], backbone.exif)
+        how = (backbone.preprocessing, content, item.name, digest, [view], backbone.exif)
         pixels: np.ndarray = submit(content, prepare, *how).result()[0]
         return pixels
 

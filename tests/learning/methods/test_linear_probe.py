@@ -54,9 +54,7 @@ def test_features_of_their_own_length(coop, photos, tmp_path):
     drawn = draw_few_shot(data, 2, 1)
 
     def stock(items):
-        pixels = torch.stack(
-            [torch.tensor(centre(clip.image_processor, Image.open(item.path).convert("RGB"))) for item in items]
-        )
+        pixels = torch.stack([torch.tensor(centre(clip.preprocessing, Image.open(item.path).convert("RGB"))) for item in items])
         inputs = clip.image_processor(
             [picture.permute(1, 2, 0).numpy() for picture in pixels], return_tensors="pt"
         ).pixel_values
