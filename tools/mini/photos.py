@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from mini.matching import prototypes
-from mini.pictures import SIDE, load
+from mini.pictures import FIRST, SIDE, load
+
+LARGE = 50_000  # pictures of a set that the others are balanced with
 
 
 class Photos:
@@ -33,9 +35,12 @@ class Photos:
         self.mean = unit.mean(0)
         centred = unit - self.mean
         self.features = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-        # Up to here the order is balanced: no set has run out but those with one picture a class.
-        ends = [int(np.flatnonzero(self.order[:, 0] == s)[-1]) for s, name in enumerate(self.sets) if name != "imagenet1"]
+        # Up to here the order is balanced: none of the large sets has run out.
+        sizes = np.bincount(self.order[:, 0], minlength=len(self.sets))
+        ends = [int(np.flatnonzero(self.order[:, 0] == s)[-1]) for s in range(len(self.sets)) if sizes[s] >= LARGE]
         self.balanced = max(self.described + 1, min(ends))
+        # A picture or so of each of ImageNet's classes stands first: most names have only these.
+        self.rare = int((self.order[: self.described, 0] < sum(name in FIRST for name in self.sets)).sum())
         self.pictures, self.labels = [], []
         for name in self.sets:
             opened = load(arrays, name)

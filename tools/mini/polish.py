@@ -27,6 +27,7 @@ from mini.words import unseen_words
 
 PHOTOS, SCENES, VIEWS = 30_000, 12_000, 3_000  # pictures looked at
 IMAGES, CAPTIONS, UNSEEN, DRAWN, LAND_IMAGES = 512, 192, 64, 160, 96  # in one step
+RARE = 40  # of the pictures: of classes that have one or two
 LEARNING_RATE, EFFECT_SHARE, SEED = 6e-4, 0.25, 1005
 
 
@@ -85,6 +86,7 @@ def polish(options: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 40) * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
         rows = rng.integers(0, len(known.photos), IMAGES)
+        rows[:RARE] = rng.integers(0, data.photos.rare, RARE)
         own = rows[:CAPTIONS]
         captions = [caption(data.things, int(known.numbers[i]), int(known.effects[i]), rng) for i in own]
         unseen = rng.integers(0, len(words), UNSEEN)

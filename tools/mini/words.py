@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mini.pictures import FIRST
 from mini.wordnet import WordNet
 
 FOOD_KINDS = ["dish", "food"]
@@ -40,7 +41,7 @@ def read_things(arrays: Path, sets: list[str], wordnet: WordNet, synonyms: dict[
     for name in sets:
         first[name] = len(names)
         for given in json.loads((arrays / f"{name}.json").read_text()):
-            words = synonyms.get(given[0].lower(), given) if name == "imagenet1" else given
+            words = synonyms.get(given[0].lower(), given) if name in FIRST else given
             words = [word.lower() for word in [given[0], *words]]
             found = wordnet.kinds(words)
             if name == "food" and "food" not in found:
