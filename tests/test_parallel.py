@@ -12,7 +12,7 @@ import pytest
 import torch
 from class_features_job import features_in_parts
 from conftest import COLOURS, write_picture
-from jobs import TORCHRUN, environment, torchrun
+from jobs import TORCHRUN, ends_with_us, environment, torchrun
 
 from coopcli import parallel
 from coopcli.cli.setup import check_alike
@@ -177,8 +177,9 @@ def started(folder, *words, size=2, **more):
     command = [*TORCHRUN, str(size), *map(str, words)]
     with (folder / "said").open("w") as said:
         return subprocess.Popen(
-            command, env=environment(**more), stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
-        )
+            command, env=environment(**more), stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
+            preexec_fn=ends_with_us,
+        )  # fmt: skip
 
 
 def workers(process):
@@ -246,3 +247,15 @@ def test_a_process_that_hangs_is_told_after_the_timeout_and_ctrl_c_is_told_once(
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) != 0
     assert [line.startswith("coop: stopped; ") for line in said((tmp_path / "said").read_text())] == [True]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_a_killed_torchrun_takes_its_processes_with_it(work, tmp_path):
+    fit = ("fit", work / "photos", *FIT, 100000, "--on-error", "skip", "-o", tmp_path / "run")
+    process = started(tmp_path, "-m", "coopcli", *fit, COOP_CACHE=str(work / "cache"))
+    wait_for((tmp_path / "run" / "checkpoint.safetensors").exists)
+    ranks = workers(process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{number}/exe").exists() for number in ranks), seconds=30)
+    assert len(ranks) == 2

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from jobs import TORCHRUN, environment
+from jobs import TORCHRUN, ends_with_us, environment
 
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError
@@ -133,7 +133,13 @@ def test_torchrun_and_two_shells_give_the_results_of_one(split_photos, tmp_path)
     for name, starts in commands.items():
         variables = environment(COOP_CACHE=str(tmp_path / name / "cache"))
         shells = [
-            subprocess.Popen([*start, *words, "-o", str(tmp_path / name)], env=variables, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [*start, *words, "-o", str(tmp_path / name)],
+                env=variables,
+                stdout=subprocess.PIPE,
+                text=True,
+                preexec_fn=ends_with_us,
+            )
             for start in starts
         ]
         for shell in shells:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import COLOURS, failed, ran, write_picture
 from data.test_streams import write_tar
-from jobs import TORCHRUN, environment
+from jobs import TORCHRUN, ends_with_us, environment
 
 from coopcli.clip.cache import FeatureCache
 from coopcli.clip.image_features import image_features
@@ -148,7 +148,9 @@ def test_memory_does_not_grow_with_the_images_of_a_shard(mini, tmp_path, monkeyp
 def start(words, folder, *launcher):
     command = [sys.executable, "-m", *(launcher or ("coopcli",)), *map(str, words)]
     with (folder / "said").open("a") as said:
-        return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=said, start_new_session=True)
+        return subprocess.Popen(
+            command, env=environment(), stdout=subprocess.DEVNULL, stderr=said, start_new_session=True, preexec_fn=ends_with_us
+        )
 
 
 def test_processes_share_the_shards_and_go_on_after_kill_9(mini, tmp_path, monkeypatch):
