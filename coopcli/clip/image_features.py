@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
@@ -119,13 +119,16 @@ def readable_views(
     return tuple(kept), result[: len(kept)]
 
 
-def stream_features(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache) -> Generator[Outcome]:
+def stream_features(
+    backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache, submit: Submit | None = None
+) -> Generator[Outcome]:
     """Yield each image with its features, L2-normalised float32 [p], or with the error that it cannot be read, in order.
 
     Reads `items` only a little ahead: memory does not grow with their number. Close it (`contextlib.closing`) when it is
-    not read to its end: it holds worker processes.
+    not read to its end: it holds worker processes; with `submit`, of `decoders`, those of its caller, for this process alone.
     """
-    with closing(_stream(backbone, items, cache, [None])) as stream:
+    one = _stream_alone(backbone, items, cache, [None], submit) if submit else _stream(backbone, items, cache, [None])
+    with closing(one) as stream:
         for item, features in stream:
             yield item, features if isinstance(features, CoopError) else features[0]
 
@@ -177,14 +180,16 @@ def _stream_together(backbone: Backbone, items: Iterable[ImageItem], cache: Feat
                 yield item, CoopError(unreadable[place]) if place in unreadable else row
 
 
-def _stream_alone(backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache, views: Views) -> Generator[Outcome]:
+def _stream_alone(
+    backbone: Backbone, items: Iterable[ImageItem], cache: FeatureCache, views: Views, given: Submit | None = None
+) -> Generator[Outcome]:
     items = iter(items)
     first = list(islice(items, WORTH_PROCESSES))
     many = len(first) >= WORTH_PROCESSES
     batch = max(1, BATCH[backbone.device.type] // len(views))
     queue: deque[_Image] = deque()  # in order; the first has no outcome yet
     unknown: deque[_Image] = deque()  # the images in the queue without outcome
-    with decoders(many) as submit, ThreadPoolExecutor(cores()) as readers:
+    with nullcontext(given) if given else decoders(many) as submit, ThreadPoolExecutor(cores()) as readers:
         images = _look_up(backbone, chain(first, items), views, cache, submit, readers)
         while (image := next(images, None)) or unknown:
             if image:

@@ -23,6 +23,7 @@ import numpy as np
 from ..choices import FeatureDtype, OnError
 from ..clip.backbone import Backbone
 from ..clip.cache import FeatureCache
+from ..clip.decoders import Submit, decoders
 from ..clip.image_features import stream_features
 from ..data.dataset import DataSet, ImageItem
 from ..data.encoded import COLUMNS, FEATURES, METADATA, feature_file, metadata_file
@@ -170,21 +171,22 @@ def encode(
     cache = FeatureCache(None)
     cache.limit(MEMORY)
     claims = folder / "claims"
-    while left := [shard for shard in range(source.shards) if not feature_file(folder, shard).exists()]:
-        on_shard(source.shards - len(left), source.shards)
-        progressed = False
-        for shard in left:
-            if feature_file(folder, shard).exists() or holder(claims / str(shard)):
-                continue
-            with claimed(claims / str(shard)) as mine:
-                if mine and not feature_file(folder, shard).exists():
-                    _write_shard(folder, shard, source.images_of(shard), backbone, dtype, cache, on_error)
-                    progressed = True
-                    on_shard(sum(feature_file(folder, n).exists() for n in range(source.shards)), source.shards)
-        if not progressed:
-            if launched().rank:
-                return None
-            sleep(POLL)
+    with decoders(many=True) as submit:  # kept for all shards
+        while left := [shard for shard in range(source.shards) if not feature_file(folder, shard).exists()]:
+            on_shard(source.shards - len(left), source.shards)
+            progressed = False
+            for shard in left:
+                if feature_file(folder, shard).exists() or holder(claims / str(shard)):
+                    continue
+                with claimed(claims / str(shard)) as mine:
+                    if mine and not feature_file(folder, shard).exists():
+                        _write_shard(folder, shard, source.images_of(shard), backbone, dtype, cache, on_error, submit)
+                        progressed = True
+                        on_shard(sum(feature_file(folder, n).exists() for n in range(source.shards)), source.shards)
+            if not progressed:
+                if launched().rank:
+                    return None
+                sleep(POLL)
     if launched().rank:
         return None
     on_shard(source.shards, source.shards)
@@ -212,6 +214,7 @@ def _write_shard(
     dtype: FeatureDtype,
     cache: FeatureCache,
     on_error: OnError,
+    submit: Submit,
 ) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -230,7 +233,7 @@ def _write_shard(
         with (
             _Rows(features_part, np.dtype(dtype), backbone.feature_width) as features,
             pyarrow.parquet.ParquetWriter(table_part, schema) as table,
-            closing(stream_features(backbone, items(), cache)) as stream,
+            closing(stream_features(backbone, items(), cache, submit)) as stream,
         ):
             rows: list[tuple[str | None, ...]] = []
             numbers: list[np.ndarray] = []

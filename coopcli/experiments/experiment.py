@@ -65,17 +65,18 @@ class Laboratory:
     def _encode_test(self, model: str) -> Tensor:
         return image_features(self.backbone(model), self.test, self.cache)
 
-    def prepare(self, cells: Sequence[Cell], on_images: OnStep, begin: float = 0.0) -> None:
+    def prepare(self, cells: Sequence[Cell], on_images: OnStep, begin: float = 0.0, backwards: bool = False) -> None:
         """Encode all images that the cells need, so that each finds them in the cache.
 
-        Processes that share the cache `begin` at different shares of the images, and find there what the others have encoded.
+        Processes that share the cache `begin` at different shares of the images, half of them `backwards`: where two meet,
+        each goes on through what the other has encoded, and none follows another step by step.
         """
         for model in dict.fromkeys(cell.model for cell in cells):
             backbone = self.backbone(model)
 
             def encode(items: Sequence[ImageItem], views: Views, step: str, backbone: Backbone = backbone) -> None:
                 first = int(begin * len(items))
-                turned, done = [*items[first:], *items[:first]], 0
+                turned, done = [*items[first:], *items[:first]][:: -1 if backwards else 1], 0
                 size = min(AT_ONCE, max(WORTH_PROCESSES, len(turned) // 8))
                 for part in [turned[place : place + size] for place in range(0, len(turned), size)]:
                     readable_views(backbone, part, views, self.cache, "fail")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -86,7 +87,8 @@ def sweep(
         on_result(result)
     todo = {cell: (cell, origins[cell], same.get(cell)) for cell in cells if cell not in kept}
     if todo:
-        _prepare(laboratory, list(todo), folder, on_images)
+        if _prepare(laboratory, list(todo), folder, on_images):
+            todo = dict(reversed(todo.items()))
         jobs = jobs or _fitting_jobs(laboratory, list(todo))
         shared = (load, plan, cache_folder, cells)
         with nullcontext() if jobs == 1 else _pool(shared, jobs) as pool:
@@ -106,12 +108,17 @@ def sweep(
     return [kept[cell] for cell in cells if cell in kept]
 
 
-def _prepare(laboratory: Laboratory, cells: Sequence[Cell], folder: Path, on_images: OnStep) -> None:
-    """Encode the images; a process that is not alone begins elsewhere than the others."""
+def _prepare(laboratory: Laboratory, cells: Sequence[Cell], folder: Path, on_images: OnStep) -> bool:
+    """Encode the images, each process from another place; returns whether this one goes backwards, through the cells too."""
     here = launched()
     with claimed(folder) as first:
-        share = here.rank / here.size if here.size > 1 else 0.0 if first else random.random() / 2 + 0.25
-        laboratory.prepare(cells, on_images, share)
+        backwards = bool(here.rank % 2) if here.size > 1 else not first
+        if here.size > 1:  # in pairs that go towards each other
+            begin = (here.rank // 2 + backwards) / math.ceil(here.size / 2)
+        else:
+            begin = 0.0 if first else 1 - random.random() / 4
+        laboratory.prepare(cells, on_images, begin, backwards)
+    return backwards
 
 
 def _attempt(laboratory: Laboratory, folder: Path, cell: Cell, origin: Origin, earlier: Result | None) -> Result | None:

@@ -116,6 +116,16 @@ def test_a_head_is_scored_as_its_file_is(splits, tmp_path, method, monkeypatch):
     assert result.top1 == sum(hits) / len(hits)
 
 
+@pytest.mark.parametrize(("begin", "backwards"), [(0.0, False), (0.5, False), (1.0, True), (0.5, True), (0.9, True)])
+def test_processes_prepare_from_different_ends(splits, tmp_path, monkeypatch, begin, backwards):
+    lab, order = laboratory(splits, tmp_path), []
+    monkeypatch.setattr("coopcli.experiments.experiment.readable_views", lambda backbone, part, *_: order.extend(part))
+    lab.prepare([Cell("zeroshot", "mini", 0, 1)], lambda *step: None, begin, backwards)
+    place = int(begin * len(lab.test))
+    assert sorted(map(lab.test.index, order)) == list(range(len(lab.test)))
+    assert [lab.test.index(item) for item in order[:2]] == ([place - 1, place - 2] if backwards else [place, place + 1])
+
+
 def test_what_is_prepared_is_not_encoded_again(splits, tmp_path, monkeypatch):
     lab = laboratory(splits, tmp_path)
     cells = [Cell("coop", "mini", shots, seed, Variant()) for shots in (1, 2) for seed in (1, 2)]
