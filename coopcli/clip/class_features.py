@@ -79,8 +79,11 @@ def context_features(
         encoder = backbone.text_encoder
         prompts = context_prompts(backbone.tokenizer, settings, class_names, encoder.max_length)
         on_device = context.to(backbone.device)
-        todo = [(part,) for part in _parts(encoder, len(prompts))]
-        parts = _in_turn(lambda part: encoder.encode(prompts[part], on_device), todo, backbone.feature_width)
+
+        def features_of(part: slice) -> Tensor:
+            return encoder.encode(prompts[part], on_device)
+
+        parts = _in_turn(features_of, [(part,) for part in _parts(encoder, len(prompts))], backbone.feature_width)
         return torch.cat([features for _, features in parts])
 
     numbers = hashlib.blake2b(context.numpy().tobytes()).hexdigest()
