@@ -95,11 +95,6 @@ def join(device: str = "auto", together: bool = True) -> None:
     import torch
     import torch.distributed as dist
     import torch.distributed.distributed_c10d as c10d
-
-    from .machine import end_with_parent
-
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # a torchrun that was killed cannot end what it started
-        end_with_parent(os.getppid(), by_main_thread=False)
     from torch.distributed.rendezvous import rendezvous
 
     on_gpu = device != "cpu" and torch.cuda.is_available()

@@ -59,6 +59,10 @@ class Command(OwnHelp, TyperCommand):
             with status("loading PyTorch"):
                 import_module("torch")
         if here.size > 1 and self.name in TOGETHER | APART:
+            from ..machine import end_with_parent
+
+            if "TORCHELASTIC_RUN_ID" in os.environ:  # a torchrun that was killed cannot end what it started
+                end_with_parent(os.getppid(), by_main_thread=False)
             join(ctx.params.get("device", "auto"), self.name in TOGETHER)
         return super().invoke(ctx)
 
