@@ -23,6 +23,8 @@ MOST = {
 }  # fmt: skip
 MOST_PARAMETERS = 20_000_000_000  # 80 GB in float32; the largest published CLIP has 18 billion
 UNBOUNDED = 1 << 20  # tokens; transformers writes 10^30 where no length is known
+# A buffer in the files of older models, OpenAI's among them: newer versions of transformers pass over it themselves.
+NO_WEIGHT = ".position_ids"
 LEGACY_EOS = 2  # in configs of OpenAI's models it means "EOS is the largest id" (transformers' modeling_clip.py)
 
 
@@ -70,7 +72,8 @@ def _parameters(part: Any) -> int:
 
 def check_weights(name: str, kind: str, loading: Mapping[str, Any]) -> None:
     """Raise CoopError unless the files held exactly the weights of the model; `loading` is transformers' loading info."""
-    missing, unexpected = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
+    missing = sorted(loading["missing_keys"])
+    unexpected = sorted(key for key in loading["unexpected_keys"] if not key.endswith(NO_WEIGHT))
     misshapen = sorted((key, list(got), list(wanted)) for key, got, wanted in loading["mismatched_keys"])
     faults = []
     if missing:
