@@ -144,7 +144,9 @@ def _print(text: str) -> None:
     if _here().size > 1 and not first_to_fail():
         return
     if sys.stderr and text:  # None where it is closed, and print would take stdout instead
-        print(text, file=sys.stderr)
+        from .cli.console import fitted, talk
+
+        print(fitted(text, talk, taken=len("^C")), file=sys.stderr)
 
 
 if __name__ == "__main__":

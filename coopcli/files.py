@@ -14,6 +14,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -189,6 +190,15 @@ def process_lives(process: int) -> bool:
 def write_json(path: Path, content: Any) -> None:
     """Write a result file in one step. Raises CoopError when it cannot be written."""
     write_atomically(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace"))
+
+
+def did_you_mean(path: Path) -> str:
+    """For a path that is missing, the end of a message that names what lies there under a similar name, if any does."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a name that no file can have
+        names = [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+        if near := get_close_matches(path.name, names, n=1, cutoff=0.7):
+            return f'; did you mean "{path.with_name(near[0])}"?'
+    return ""
 
 
 def checkpoint_of(folder: Path) -> Path:

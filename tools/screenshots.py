@@ -1,4 +1,4 @@
-"""Make the pictures of README.md and docs/tutorial.md: what commands show in a terminal, and the curves of a small sweep.
+"""Make the pictures of README.md and docs/tutorial.md: what commands show in a terminal.
 
     python tools/screenshots.py [FOLDER]
 

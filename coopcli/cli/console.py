@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.table import Table
@@ -38,6 +39,8 @@ STYLES = None if os.environ.get("NO_COLOR") else "auto"
 TERMINAL = False if "JPY_PARENT_PID" in os.environ else None
 out = Console(highlight=False, color_system=STYLES, force_terminal=TERMINAL)  # type: ignore[arg-type]
 talk = Console(stderr=True, highlight=False, color_system=STYLES, force_terminal=TERMINAL)  # type: ignore[arg-type]
+FOLDED = 8  # letters that a column keeps that may break
+WIDEST_ROW = 10_000  # letters of a table's row in a file or pipe
 CONFUSION_CLASSES = 12  # beyond these, a confusion table is no longer read
 LONG_TABLE, SHOWN_CLASSES = 2000, 100  # of more classes than the first, tables show the second; --json gives all
 LARGEST_CONFUSIONS = 20  # that are then shown
@@ -67,6 +70,33 @@ def shown(text: str) -> Text:
     return Text("\n".join(map(printable, text.split("\n"))))
 
 
+# What stays in one line: a command in backticks or at the end of a line, and a word; each with the spaces before it.
+PIECES = re.compile(r"\s*(?:(?<=: )coop .*$|(?:`[^`]*`|\S)+)")
+
+
+def wrapped(text: str, width: int, indent: str = "") -> str:
+    """Break lines that are wider than a terminal between words, and commands, which people copy, nowhere.
+
+    A terminal would break them within a word. What goes on in a new line begins with `indent`.
+    """
+    rows = []
+    for whole in text.split("\n"):
+        row = ""
+        for piece in PIECES.findall(whole):
+            if row.strip() and cell_len(row + piece) > width:
+                rows.append(row)
+                row = indent + piece.lstrip()
+            else:
+                row += piece
+        rows.append(row)
+    return "\n".join(rows)
+
+
+def fitted(text: str, console: Console, indent: str = "", taken: int = 0) -> str:
+    """Lines as they fit a terminal, of whose width some is `taken`; a file or pipe has them whole."""
+    return wrapped(text, console.width - taken, indent) if console.is_terminal else text
+
+
 def set_level(wanted: int) -> None:
     """Choose how much is said on stderr, by this and every command that it runs."""
     global level
@@ -76,7 +106,7 @@ def set_level(wanted: int) -> None:
 def say(text: str) -> None:
     """Print lines of talk on stderr, unless --quiet."""
     if level > QUIET:
-        talk.print(shown(text), soft_wrap=True)
+        talk.print(shown(fitted(text, talk)), soft_wrap=True)
 
 
 def detail(text: str) -> None:
@@ -90,9 +120,9 @@ def status(text: str) -> Status:
     return (talk if level > QUIET else Console(file=io.StringIO())).status(shown(text))
 
 
-def line(text: str = "", style: str | None = None) -> None:
-    """Print one line of data on stdout, whatever the width of the terminal."""
-    out.print(Text(printable(text)), style=style, soft_wrap=True)
+def line(text: str = "", style: str | None = None, indent: str = "") -> None:
+    """Print a line of data on stdout; what a terminal is too narrow for goes on below it, after `indent`."""
+    out.print(Text(fitted(printable(text), out, indent)), style=style, soft_wrap=True)
 
 
 def rendered(lines: Iterable[Text]) -> str:
@@ -110,21 +140,50 @@ def table(
     fold: Sequence[int] = (),
     dim: Sequence[bool] = (),
 ) -> None:
-    """Print a table on stdout: columns in `left` hold words, the others numbers; those in `fold` break anywhere.
+    """Print a table on stdout: columns in `left` hold words, the others numbers; those in `fold` may break.
 
-    `dim` says which rows stand back.
+    `dim` says which rows stand back. Nothing is cut: on a terminal that is too narrow, each row is a paragraph; a file or
+    pipe has each row in one line.
     """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    styles = ["dim" if any(dim[number : number + 1]) else "" for number in range(len(cells))]
+    if out.is_terminal and _narrowest(headings, cells, fold) > out.width:
+        for row, style in zip(cells, styles, strict=True):
+            _paragraph(headings, row, style)
+        return
     grid = Table(box=None, pad_edge=False)
     for number, heading in enumerate(headings):
-        grid.add_column(
-            shown(heading),
-            justify="left" if number in left else "right",
-            overflow="fold" if number in fold else "ellipsis",
-            no_wrap=number not in left,
-        )
-    for number, row in enumerate(rows):
-        grid.add_row(*(Text(printable(cell)) for cell in row), style="dim" if any(dim[number : number + 1]) else "")
-    out.print(grid)
+        side: JustifyMethod = "left" if number in left else "right"
+        grid.add_column(shown(heading), justify=side, overflow="fold", no_wrap=number not in fold)
+    for row, style in zip(cells, styles, strict=True):
+        grid.add_row(*map(Text, row), style=style)
+    if out.is_terminal:
+        out.print(grid)
+        return
+    width = max(out.width, out.measure(grid, options=out.options.update(max_width=WIDEST_ROW)).maximum)
+    Console(file=out.file, highlight=False, color_system=STYLES, force_terminal=TERMINAL, width=width).print(grid)  # type: ignore[arg-type]
+
+
+def _narrowest(headings: Sequence[str], rows: Sequence[Sequence[str]], fold: Sequence[int]) -> int:
+    """The columns of a terminal that a table needs where only what is in `fold` is broken."""
+    needed = 2 * (len(headings) - 1)  # spaces between
+    for number, heading in enumerate(headings):
+        longest = max(cell_len(part) for text in (heading, *(row[number] for row in rows)) for part in text.split("\n"))
+        needed += min(longest, FOLDED) if number in fold else longest
+    return needed
+
+
+def _paragraph(headings: Sequence[str], row: Sequence[str], style: str) -> None:
+    """Print the first cell of a row, and below it the others, each after its heading."""
+    heading, *others = (text.replace("\n", " ") for text in headings)
+    line(f"{heading} {row[0]}" if row[0].isdecimal() else row[0], f"bold {style}")
+    below = ""
+    for item in (f"{name} {cell}" for name, cell in zip(others, row[1:], strict=True) if cell):
+        if below and cell_len(f"{below}   {item}") > out.width:
+            line(below, style, indent="    ")
+            below = ""
+        below = f"{below}   {item}" if below else f"  {item}"
+    line(below, style, indent="    ")
 
 
 def field(text: str) -> str:
@@ -293,7 +352,7 @@ def show_evaluation(title: str, evaluation: Evaluation) -> None:
         line("confusion: true class in rows, predicted class in columns")
         confusion = [[str(count or ".") for count in row] for row in metrics.confusion]
         rows_of = [(f"{k + 1} {names[k]}", *row) for k, row in enumerate(confusion)]
-        table(["", *(str(k + 1) for k in range(len(names)))], rows_of)
+        table(["", *(str(k + 1) for k in range(len(names)))], rows_of, fold=(0,))
 
 
 def _show_worst(evaluation: Evaluation) -> None:

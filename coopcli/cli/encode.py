@@ -10,7 +10,7 @@ import typer
 from ..choices import FeatureDtype
 from . import options
 from .config import typed
-from .console import Bars, line, print_json, progress, say
+from .console import Bars, line, print_json, progress, relative, say
 
 
 def encode(
@@ -79,4 +79,4 @@ def encode(
     if json:
         print_json({"command": "encode", "folder": str(output), **vars(counts)})
     else:
-        line(f"{counts.images} images in {counts.shards} shards: {output}")
+        line(f"{counts.images} images in {counts.shards} shard{'s' * (counts.shards > 1)}: {relative(output)}")

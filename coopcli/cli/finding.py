@@ -44,7 +44,9 @@ def check_prompt(word: str, others: Sequence[str] = ()) -> None:
 def _refuse_unfinished(path: Path) -> None:
     from ..experiments.listing import list_runs
 
-    rows = [row for row in list_runs(path) if Path(row.folder) == path and row.command == "fit"]
+    rows = [row for row in list_runs(path) if Path(row.folder) == path]
+    if rows and rows[0].command == "sweep":
+        raise UsageError(f'"{path}" is not done ({rows[0].state}); run the same sweep again to resume it')
     if rows:
         folder = shlex.quote(str(path))
         raise UsageError(
@@ -54,6 +56,8 @@ def _refuse_unfinished(path: Path) -> None:
 
 def _near_misses(path: Path) -> list[str]:
     """Runs on this machine whose names are close to that of a path that is missing, the closest first."""
+    if path.suffix == ".safetensors" and not path.parent.exists():
+        path = path.parent
     runs = {str(run): run.name for run in _runs_beside(path)}
     names = get_close_matches(path.name, runs.values(), n=3, cutoff=0.75)
     return [run for name in dict.fromkeys(names) for run, its_name in runs.items() if its_name == name][:3]

@@ -228,7 +228,8 @@ def fit(
         run: Run | Fit = kept
     else:
         vectors, where = f"{settings.n_ctx} context vectors", f"{backbone.name} on {backbone.device.type}"
-        say(f"run: {relative(folder)}: {vectors}, {chosen.epochs} epochs, {where}")
+        task = f"learn from {len(drawn.train)} images, test on {len(drawn.test)}"
+        say(f"run: {relative(folder)}: {task}; {vectors}, {chosen.epochs} epochs, {where}")
         with progress() as live, tracked(folder, resolved, tensorboard and first, wandb if first else None) as record:
             bars = Bars(live)
 

@@ -112,8 +112,8 @@ def show(readings: Sequence[tuple[str, Reading]], kind: str) -> None:
         _show_contexts([(name, reading) for name, reading in readings if owner in reading.near], owner, kind)
     for median, model in {reading.spacing.median: reading.prompt.model for _, reading in readings}.items():
         line(
-            f"{model}: half of its {kind} have another nearer than {median:.2f}; "
-            "farther than: the share that have one nearer than the vector has",
+            f"farther than: the share of {model}'s {kind} that have a neighbour nearer than the vector has; half have one "
+            f"within {median:.2f}. Near 100 %, the {kind} say little about the vector",
             "dim",
         )
     for name, reading in readings:
@@ -154,7 +154,7 @@ def _show_movements(reading: Reading, name: str | None) -> None:
     rows = [("all together", "", _gains(common))]
     for class_name, movement in zip(reading.prompt.class_names, by_class, strict=False):  # of the first classes
         rows.append((class_name, f"{movement.similarity:.3f}", _gains(movement.towards)))
-    table(("class features", "similarity to hand-written", "moved towards (gain in similarity)"), rows, left=(0, 2))
+    table(("class features", "similarity to hand-written", "moved towards (gain in similarity)"), rows, left=(0, 2), fold=(2,))
 
 
 def _gains(gains: Gains) -> str:

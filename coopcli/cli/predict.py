@@ -194,7 +194,7 @@ def _table_printer(names: Sequence[str], top: int) -> Callable[[Prediction], Non
 
     def row(share: str, name: str, image: str = "") -> None:
         name = printable(name)
-        line(f"{share:>5}  {name}{' ' * (width - cell_len(name))}  {image}".rstrip())
+        line(f"{share:>5}  {name}{' ' * (width - cell_len(name))}  {image}".rstrip(), indent=" " * 7)
 
     def show(prediction: Prediction) -> None:
         ranks = [(percent(probability), name) for name, probability in prediction.top]

@@ -274,4 +274,4 @@ def show(title: str, lines: Sequence[SummaryRow]) -> None:
         line()
         line("What each learns, at the most shots; mean seconds, features in the cache", "bold")
         headings, *rows = costs
-        table(headings, rows, left=(0, 2))
+        table(headings, rows, left=(0, 2), fold=(2,))

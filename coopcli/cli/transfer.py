@@ -146,15 +146,16 @@ def _prompt(word: str, explain: bool) -> Path | None:
     near miss of a run here raises UsageError.
     """
     from ..errors import CoopError, UsageError
-    from ..files import HEAD_FILE, PROMPT_FILE
-    from .finding import check_prompt
+    from .finding import check_prompt, holds_prompt
     from .setup import find_prompt
 
     path = Path(word)
-    if path.suffix == ".safetensors" or any((path / name).is_file() for name in (PROMPT_FILE, HEAD_FILE)):
+    if holds_prompt(path):
         return path
     if explain:
         check_prompt(word)
+    if path.suffix == ".safetensors":
+        return path
     try:
         fetched = find_prompt(word)
     except CoopError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import CoopError
-from ..files import RUNS_FOLDER, SETTINGS_FILE
+from ..files import PROMPT_FILE, RUNS_FOLDER, SETTINGS_FILE
 from .dataset import DataSet, ImageItem, file_item, split_name
 from .formats import describe_endings, ending, is_system_name, looks_like_image
 
@@ -25,6 +25,8 @@ def load_folder(root: Path) -> DataSet:
     left_out = [f"folder{'s' * (len(siblings) > 1)} {_some([entry.name for entry in siblings])}"] if siblings else []
     folders = sorted({entry.name for split_root in splits.values() for entry in _subfolders(split_root)})
     if not folders:
+        if _holds_runs(root):
+            raise CoopError(f'"{root}" holds what coop learned, not images; give the folder of images')
         raise CoopError(f'"{root}" has no class folders; coop expects one folder of images per class')
     if all(map(split_name, folders)):
         raise CoopError(f'the folders in "{root}" are splits ({", ".join(folders)}) without class folders in them')
@@ -106,7 +108,7 @@ def _holds_runs(folder: Path) -> bool:
     """Whether this is a run folder, or has some in it: `coop fit --output runs/first` in the data's own folder."""
     with os.scandir(folder) as entries:
         own = [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return any((place / SETTINGS_FILE).is_file() for place in (folder, *own))
+    return any((place / name).is_file() for place in (folder, *own) for name in (SETTINGS_FILE, PROMPT_FILE))
 
 
 def walk_images(folder: Path, pass_over: Callable[[str], object] | None = None) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CoopError, UsageError
+from ..files import did_you_mean
 from ..hub import prepare_hub
 from .columns import FLAGS, IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS, TITLES, pick_column, splits_of_rows
 from .columns import label_column as find_label_column
@@ -55,6 +56,7 @@ def load_hub(
         why = "the hub cannot be reached" if "OfflineModeIsEnabled" in reason else reason
         raise UsageError(
             f'there is no file or folder "{source}" here, and no data set of that name could be loaded: {why}'
+            + did_you_mean(Path(source))
         ) from error
     name = path.stem if path.is_file() else path.absolute().name
     if not path.exists():

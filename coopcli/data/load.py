@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import CoopError, UsageError
+from ..files import did_you_mean
 from ..names import encodable
 from .checks import label_traps, name_traps, warn
 from .classnames import read_classnames
@@ -67,7 +68,7 @@ def load_data(
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data) and not data.startswith("."):
         dataset = replace(load_hub(data, image_column, label_column), name=data)
     else:
-        raise UsageError(f'there is no folder or file "{data}"')
+        raise UsageError(f'there is no folder or file "{data}"{did_you_mean(path)}')
     if classnames is not None:
         dataset = dataset.renamed(read_classnames(classnames, dataset))
     names, folders = (tuple(map(encodable, names)) for names in (dataset.class_names, dataset.folders))

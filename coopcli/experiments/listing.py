@@ -48,7 +48,8 @@ class Listed:
 def list_runs(folder: Path) -> list[Listed]:
     """The runs and sweeps in a folder and below it, the last written first. Raises UsageError for what is not a folder."""
     if not folder.is_dir():
-        raise UsageError(f'"{folder}" is not a folder; give one that holds runs, such as coop-runs')
+        what = "is not a folder" if folder.exists() else "is not there"
+        raise UsageError(f'"{folder}" {what}; give the folder that holds your runs: coop list FOLDER')
     rows = [_listed(place) for place in _run_folders(folder)]
     return sorted(rows, key=lambda row: (row.date, row.folder), reverse=True)
 

@@ -195,13 +195,20 @@ def _squares(
         for row, line in enumerate(numbers if len(names) <= NUMBERED else ()):
             for column, number in enumerate(line):
                 if number:
-                    ink = "white" if values[row][column] > (limits[0] + limits[1]) / 2 else "black"
+                    ink = _ink(*image.cmap(image.norm(values[row][column]))[:3])
                     axes.text(column, row, str(number), ha="center", va="center", color=ink, fontsize=size)
         axes.grid(visible=False)
         axes.set_ylabel(axis_labels[0])
         axes.set_xlabel(axis_labels[1])
         axes.set_title(_plain(title))
         figure.colorbar(image, shrink=0.8, label=unit)
+
+
+def _ink(red: float, green: float, blue: float) -> str:
+    """Black or white, whichever has the greater contrast on a colour of shares of sRGB (WCAG's relative luminance)."""
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in (red, green, blue)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
 
 
 def check_matplotlib() -> None:

@@ -14,6 +14,7 @@ from ..data.dataset import ImageItem, file_item
 from ..data.encoded import encoded_items, is_encoded
 from ..data.folders import walk_images
 from ..errors import CoopError, UsageError
+from ..files import did_you_mean
 from .classifier import Classifier
 
 STDIN = "-"
@@ -59,11 +60,11 @@ def find_images(
     """
     for source in sources:
         if source != STDIN and not Path(source).exists() and not PATTERN.search(source):
-            raise UsageError(f'no image, folder or glob "{source}"')
+            raise UsageError(f'no image, folder or glob "{source}"{did_you_mean(Path(source))}')
     items = chain.from_iterable(_from_list(listed) if source == STDIN else _from(source, pass_over) for source in sources)
     first = next(items, None)
     if first is None:
-        raise CoopError(f"there are no images in {', '.join(sources)}")
+        raise CoopError("there are no images in " + ", ".join(f'"{source}"' for source in sources))
     return chain([first], items)
 
 

@@ -163,7 +163,7 @@ def render(runs: Sequence[Run], looks: Sequence[Look], sweeps: Sequence[Sweep] =
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "points": _points}
+    environment.filters |= {"percent": _percent, "points": _points, "breakable": _breakable}
     short = [run.folder.resolve().name for run in runs]
     names = [str(run.folder) if short.count(name) > 1 else name for run, name in zip(runs, short, strict=True)]
     return environment.get_template("report.html").render(
@@ -191,6 +191,13 @@ def _shown(value: Any) -> Any:
     if type(value) is not str:  # markup of the template's own is another type
         return value
     return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in value)
+
+
+def _breakable(name: str) -> Any:
+    """A name that may go on in a new line after each `_`."""
+    from markupsafe import Markup
+
+    return Markup("_<wbr>").join(str(_shown(name)).split("_"))
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

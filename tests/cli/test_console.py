@@ -1,11 +1,13 @@
 """Progress: bars on a terminal, plain lines elsewhere, nothing when quiet."""
 
+import io
+
 import pytest
 import torch
 from rich.console import Console
 
 from coopcli.cli import console
-from coopcli.cli.console import Bars, Lines, duration, progress
+from coopcli.cli.console import Bars, Lines, duration, progress, wrapped
 from coopcli.learned.scores import Evaluation, score
 
 
@@ -130,3 +132,56 @@ def test_training_steps_move_the_bar_within_an_epoch(capsys, monkeypatch):
 @pytest.mark.parametrize("seconds, words", [(3, "3 s"), (89, "89 s"), (180, "3 min"), (7500, "2 h 05 min")])
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+def test_a_terminal_breaks_lines_between_words_and_commands_nowhere():
+    text = "note: none of these 243 images fit; see `coop fit --help` for more, or (`hf auth login`) first"
+    assert wrapped(text, 30).split("\n") == [
+        "note: none of these 243 images", "fit; see `coop fit --help` for", "more, or (`hf auth login`)", "first",
+    ]  # fmt: skip
+    assert wrapped(text, 200) == text
+    assert wrapped("results:   top-1 90.5 %   macro average", 24, indent="  ") == "results:   top-1 90.5 %\n  macro average"
+    resumed = '"runs/half" is not done; resume it: coop fit --config runs/half/settings.toml -o runs/half'
+    assert wrapped(resumed, 20).split("\n")[-1] == "coop fit --config runs/half/settings.toml -o runs/half"
+    assert wrapped("photos/a-very-long-name-of-a-folder/0.png", 10) == "photos/a-very-long-name-of-a-folder/0.png"
+    assert wrapped("one\n\ntwo", 10) == "one\n\ntwo"
+
+
+ROWS = [("residential_buildings", "7", "100.0", ""), ("highway_or_road", "7", "85.7", "residential_buildings (1)")]
+HEADINGS = ("class", "images", "accuracy %", "most often taken for")
+
+
+def printed(monkeypatch, width, terminal=True, **options):
+    screen = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    monkeypatch.setattr(console, "out", screen)
+    console.table(HEADINGS, ROWS, left=(0, 3), **options)
+    return screen.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_table_cuts_nothing_and_keeps_to_the_width(monkeypatch, width):
+    shown = printed(monkeypatch, width)
+    assert "…" not in shown
+    assert all(len(line) <= width for line in shown.splitlines())
+    for row in ROWS:
+        assert all(cell.split(" ")[0] in shown for cell in row)
+
+
+def test_a_narrow_terminal_has_a_paragraph_for_each_row(monkeypatch):
+    assert printed(monkeypatch, 40).splitlines() == [
+        "residential_buildings", "  images 7   accuracy % 100.0",
+        "highway_or_road", "  images 7   accuracy % 85.7", "  most often taken for", "    residential_buildings (1)",
+    ]  # fmt: skip
+    assert printed(monkeypatch, 80).splitlines()[1].startswith("residential_buildings       7       100.0")
+
+
+def test_names_that_may_fold_keep_the_table(monkeypatch):
+    lines = printed(monkeypatch, 50, fold=(0, 3)).splitlines()
+    assert lines[-1].split() != ["taken", "for", "residential_buildings", "(1)"] and max(map(len, lines)) <= 50
+    assert any(line.split()[:1] == ["class"] and "accuracy %" in line for line in lines)
+
+
+def test_a_pipe_has_each_row_in_one_line(monkeypatch):
+    heading, *rows = printed(monkeypatch, 30, terminal=False).splitlines()
+    assert heading.split() == " ".join(HEADINGS).split() and len(rows) == 2
+    assert rows[1].split() == ["highway_or_road", "7", "85.7", "residential_buildings", "(1)"]

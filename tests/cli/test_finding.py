@@ -23,6 +23,7 @@ def runs(tmp_path, mini, monkeypatch):
 @pytest.mark.parametrize("word, near", [
     ("coop-runs/flower-16shots", "coop-runs/flowers-16shots"), ("flowers-16shots", "coop-runs/flowers-16shots"),
     ("coop-run/birds-16shots", "coop-runs/birds-16shots"), ("mine/frist", "mine/first"), ("mine/half2", "mine/half"),
+    ("mine/frist/prompt.safetensors", "mine/first"),
 ])  # fmt: skip
 def test_near_misses_are_named_and_not_looked_for_on_the_hub(coop, runs, word, near):
     for command in (
@@ -45,6 +46,18 @@ def test_a_run_that_is_not_done_says_how_to_resume(coop, runs):
         failed(coop(*command), 2, '"mine/half" is not done', "coop fit --config mine/half/settings.toml -o mine/half")
 
 
+def test_a_sweep_is_not_one_prompt(coop, runs, tmp_path):
+    settings = to_toml({"data": "photos", "model": "mini", "shots": "1,2", "methods": "coop"})
+    for name in ("grid", "half-grid"):
+        (tmp_path / name / "cells" / "x").mkdir(parents=True)
+        (tmp_path / name / "settings.toml").write_text(settings)
+    (tmp_path / "grid" / "results.json").write_text("{}")
+    for command in ("eval", "interpret", "export"):
+        failed(coop(command, "grid"), 2, "grid", "those of a sweep are in its folder cells")
+        failed(coop(command, "half-grid"), 2, '"half-grid" is not done (0 experiments done)', "run the same sweep again")
+    failed(coop("report", "half-grid"), 2, '"half-grid" is not done')
+
+
 def test_prompt_and_data_swapped(coop, runs, photos):
     for command in (("eval", photos, "mine/first"), ("predict", photos, "mine/first"), ("predict", photos, "x", "mine/first")):
         failed(coop(*command), 2, '"mine/first" is a learned prompt', "give the prompt first")
@@ -52,6 +65,23 @@ def test_prompt_and_data_swapped(coop, runs, photos):
 
 def test_a_run_folder_is_never_classified_as_images(coop, runs):
     failed(coop("predict", "mine/first", "coop-runs/birds-16shots"), 2, "is a run folder, not images")
+
+
+def test_a_folder_of_runs_is_not_data(coop, runs):
+    for folder in ("mine/first", "mine", "mine/half"):
+        failed(coop("eval", "mine/first", folder), 1, f'"{folder}" holds what coop learned, not images')
+
+
+def test_near_misses_of_images_are_named(coop, runs, photos):
+    """Beside what is missing, whatever reads it: DATA, images, a file of them."""
+    for command in (
+        ("zeroshot", "fotos", "--model", "mini"),
+        ("predict", "mine/first", "fotos"),
+        ("eval", "mine/first", "./fotos"),
+    ):
+        failed(coop(*command), 2, 'did you mean "photos"?')
+    failed(coop("predict", "mine/first", "photos/red/0.pgn"), 2, 'did you mean "photos/red/0.png"?')
+    assert "did you mean" not in coop("predict", "mine/first", "quite-another")[2]
 
 
 def test_predict_looks_at_the_prompt_first(coop, runs, photos):

@@ -90,4 +90,4 @@ def test_the_command(coop, runs, tmp_path):
     (tmp_path / "empty").mkdir()
     code, out, err = coop("list", "empty")
     assert (code, out) == (0, "") and "no runs" in err
-    failed(coop("list", "nowhere"), 2, "nowhere", "coop-runs")
+    failed(coop("list", "nowhere"), 2, "nowhere", "coop list FOLDER")

@@ -105,3 +105,15 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", fails)
     with pytest.raises(CoopError, match=r"pip install 'coopcli\[plots\]'"):
         plots.bars(tmp_path / "bars", "toy", [("a", 0.5, 0.0)])
+
+
+@pytest.mark.parametrize("share", range(0, 101, 5))
+def test_digits_are_readable_on_every_shade(share):
+    """At least 4.5 to 1, by WCAG's formula written out once more."""
+    import matplotlib
+
+    colour = matplotlib.colormaps["Blues"](share / 100)[:3]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    light = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    contrast = {"white": 1.05 / (light + 0.05), "black": (light + 0.05) / 0.05}
+    assert contrast[plots._ink(*colour)] == max(contrast.values()) >= 4.5

@@ -292,7 +292,7 @@ def test_wrong_commands(coop, run, photos, tmp_path):
     failed(coop("predict", "no.safetensors", photos), 2, "no.safetensors")
     failed(coop("predict", run, photos, "--csv", "--json"), 2, "--csv", "--json")
     (tmp_path / "empty").mkdir()
-    failed(coop("predict", run, "empty"), 1, "no images in empty")
+    failed(coop("predict", run, "empty"), 1, 'no images in "empty"')
     for wrong in (["--top", "0"], ["--threshold", "1.5"], ["--on-error", "ask"]):
         code, out, err = coop("predict", run, photos, *wrong)
         assert (code, out) == (2, "") and wrong[0].lstrip("-") in err and "Traceback" not in err
