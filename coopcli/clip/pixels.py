@@ -195,7 +195,7 @@ def centre(preprocessing: Preprocessing, image: Image.Image) -> np.ndarray:
         height, width = preprocessing.crop
         margins = (image.width - width, image.height - height)
         left, top = (round(margin / 2) if min(margins) >= 0 else margin // 2 for margin in margins)
-        image = image.crop((left, top, left + width, top + height))
+        image = _cut(image, left, top, width, height)
     return _numbers(image)
 
 
@@ -205,6 +205,12 @@ def _resized(size: tuple[int, int], resize: list[int]) -> tuple[int, int]:
         return resize[1], resize[0]
     (width, height), (side,) = size, resize
     return (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+
+
+def _cut(image: Image.Image, left: int, top: int, width: int, height: int) -> Image.Image:
+    """What `Image.crop` gives, black where the image ends, but for its bound on pixels: that is for images as they come."""
+    box = (left, top, left + width, top + height)
+    return image.transform((width, height), Image.Transform.EXTENT, box, Image.Resampling.NEAREST)
 
 
 def _numbers(image: Image.Image) -> np.ndarray:
@@ -218,7 +224,7 @@ def middle(image: Image.Image) -> Image.Image:
     if cut <= 0:
         return image
     left, top = (cut, 0) if image.width == length else (0, cut)
-    return image.crop((left, top, image.width - left, image.height - top))
+    return _cut(image, left, top, image.width - 2 * left, image.height - 2 * top)
 
 
 def _view(image: Image.Image, digest: bytes, view: int, size: int) -> Image.Image:
@@ -242,5 +248,5 @@ def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator)
     else:  # an image too narrow for these aspects: the largest centred crop within them
         w, h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
         left, top = (width - w) // 2, (height - h) // 2
-    crop = image.crop((left, top, left + w, top + h)).resize((size, size), Image.Resampling.BICUBIC)
+    crop = _cut(image, left, top, w, h).resize((size, size), Image.Resampling.BICUBIC)
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop

@@ -212,6 +212,26 @@ def test_no_image_of_too_many_pixels(monkeypatch):
         open_image(READABLE["alpha"][0], "x")
 
 
+def test_the_bound_on_pixels_is_for_images_as_they_come(mini, monkeypatch):
+    """A small image is made larger for the model: what it becomes may have more pixels than --max-pixels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    content = saved(Image.fromarray(RGB), "PNG")
+    expected = prepare(mini.preprocessing, content, "a.png", b"digest", (None, 0, 1))
+    allow_pixels(600)  # as many as it has; mini's images have 3,600
+    assert np.array_equal(prepare(mini.preprocessing, content, "a.png", b"digest", (None, 0, 1)), expected)
+
+
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    box=st.tuples(st.integers(-9, 40), st.integers(-9, 40), st.integers(1, 50), st.integers(1, 50)),
+)
+def test_a_cut_is_pillows_crop(size, box):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    left, top, width, height = box
+    cut = pixels._cut(image, left, top, width, height)
+    assert np.array_equal(np.asarray(cut), np.asarray(image.crop((left, top, left + width, top + height))))
+
+
 @pytest.mark.parametrize(
     "kind", ["ICO", "DDS", "JPEG2000", "MPO", "PCX", "SGI", "TGA", "AVIF", "ICNS", "DIB", "PPM", "QOI", "PNG"]
 )
