@@ -126,6 +126,15 @@ def test_named_and_linked_files_exist(page):
     assert missing_files(page.read_text("utf-8"), page.parent) == []
 
 
+def test_each_picture_that_the_script_makes_is_shown():
+    from screenshots import IMAGES, SCREENS
+
+    shown = {
+        Path(target).name for page in PAGES for target in LINKED.findall(page.read_text("utf-8")) if target.endswith(".svg")
+    }
+    assert shown == {f"{screen}.svg" for screen in SCREENS} == {path.name for path in IMAGES.iterdir()}
+
+
 def test_a_missing_file_is_noticed():
     text = "`tests/test_docs.py`, `tests/clip/test_gone.py`, [here](../README.md#x), [not here](gone.md), [web](https://a.b/c)"
     assert missing_files(text, ROOT / "docs") == ["docs/gone.md", "tests/clip/test_gone.py"]
