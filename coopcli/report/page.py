@@ -194,10 +194,10 @@ def _shown(value: Any) -> Any:
 
 
 def _breakable(name: str) -> Any:
-    """A name that may go on in a new line after each `_`."""
+    """A name that may go on in a new line before each `_`."""
     from markupsafe import Markup
 
-    return Markup("_<wbr>").join(str(_shown(name)).split("_"))
+    return Markup("<wbr>_").join(str(_shown(name)).split("_"))
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
