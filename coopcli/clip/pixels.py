@@ -248,5 +248,5 @@ def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator)
     else:  # an image too narrow for these aspects: the largest centred crop within them
         w, h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
         left, top = (width - w) // 2, (height - h) // 2
-    crop = _cut(image, left, top, w, h).resize((size, size), Image.Resampling.BICUBIC)
+    crop = image.crop((left, top, left + w, top + h)).resize((size, size), Image.Resampling.BICUBIC)
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
