@@ -38,7 +38,8 @@ def encoded(folder, dtype="float32"):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_mini_without_its_model(copy_of_mini, dtype):
     stock, ours, loaded = encoded(copy_of_mini, dtype)
-    assert torch.equal(ours, stock) and not loaded
+    assert torch.equal(ours, stock)
+    assert not loaded or dtype == "bfloat16"  # which the stock tower runs on CPUs without it
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu", "gelu_pytorch_tanh", "relu"])
