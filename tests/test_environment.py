@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from PIL import Image
 from coopcli.cli import console
 from coopcli.clip.prompts import ContextSettings
 from coopcli.data.load import ImageItem
+from coopcli.learned.interpret import NearToken
 from coopcli.learned.prompt import LearnedPrompt, load_prompt
 from coopcli.learned.scores import Evaluation, score
 
@@ -216,6 +218,17 @@ def test_json_keeps_names_and_shows_none(capsys):
     assert not console.UNPRINTABLE.search(out.replace("\n", ""))
     console.print_json({"class": "é中"})
     assert "é中" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 1000])
+@pytest.mark.parametrize("name", ["é中", HOSTILE])
+def test_json_in_parts_is_that_of_the_whole(capsys, monkeypatch, pieces, name):
+    """And an object of a dataclass is that of its fields."""
+    monkeypatch.setattr(console, "JSON_PIECES", pieces)
+    tokens = [NearToken(name, 7, 0.5), NearToken("b", 8, 1.5)]
+    console.print_json({"near": [tokens, []], "": None})
+    expected = {"near": [[asdict(token) for token in tokens], []], "": None}
+    assert capsys.readouterr().out == json.dumps(expected, indent=2, ensure_ascii=name == HOSTILE) + "\n"
 
 
 def test_json_is_printed_where_there_is_no_encoding():

@@ -16,6 +16,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +52,7 @@ level = NORMAL
 FIRST_LINE, NEXT_LINE = 10, 60
 # How long a step takes is foretold, once, when this much of it has been measured and more than this is left.
 MEASURED, LONG = 5, 300
+JSON_PIECES = 1 << 14  # words, signs and spaces of JSON that are joined at a time
 STEP_EVERY = 0.5  # seconds between two looks at an epoch that is not done
 # What moves the cursor, breaks the line or turns the reading direction, and the halves of letters, which nothing prints.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
@@ -208,16 +211,29 @@ def on_terminal() -> bool:
 
 
 def print_json(content: Any, indent: int | None = 2) -> None:
-    """Print a JSON object on stdout, valid in any encoding: what that lacks, and what would not only show, is escaped."""
-    text = json.dumps(content, ensure_ascii=False, indent=indent)
+    """Print a JSON object on stdout, valid in any encoding: what that lacks, and what would not only show, is escaped.
+
+    A dataclass in it is an object of its fields.
+    """
+    texts = _json_texts(content, indent, ensure_ascii=False)
     try:
-        if not UNPRINTABLE.search(text.replace("\n", "")):
+        for text in texts:
             text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")  # a StringIO has none, nor has a closed stdout
-            print(text)
-            return
+        escaped = any(UNPRINTABLE.search(text.replace("\n", "")) for text in texts)
     except UnicodeEncodeError:
-        pass
-    print(json.dumps(content, indent=indent))
+        escaped = True
+    for text in _json_texts(content, indent, ensure_ascii=True) if escaped else texts:
+        print(text, end="")
+    print()
+
+
+def _json_texts(content: Any, indent: int | None, ensure_ascii: bool) -> list[str]:
+    """JSON in parts: of millions of numbers, all pieces at once would take ten times the memory of the text."""
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, default=asdict)
+    if indent is None:
+        return [encoder.encode(content)]
+    pieces = encoder.iterencode(content)
+    return list(iter(lambda: "".join(islice(pieces, JSON_PIECES)), ""))
 
 
 def show_warnings() -> None:

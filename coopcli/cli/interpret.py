@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,7 +168,7 @@ def _as_dict(name: str, reading: Reading) -> dict[str, Any]:
         "contexts": [
             {
                 "class": owner,
-                "vectors": [[asdict(token) for token in vector] for vector in vectors],
+                "vectors": vectors,
                 "farther_than": [reading.farther_than(vector) for vector in vectors],
             }
             for owner, vectors in reading.near.items()

@@ -26,7 +26,7 @@ from .prompts import ContextSettings, context_prompts, hand_written_prompts
 from .text_encoder import TextEncoder
 
 ROWS_AT_ONCE = 1 << 15  # rows that are encoded at once: memory does not grow with the number of classes
-ROWS_OF_A_PROMPT = 8  # in a token tree, the most on average; elsewhere a prompt may take all positions
+ROWS_OF_A_PROMPT = 8  # in a token tree, the most on average beside a context of its own; elsewhere it may take all positions
 
 Part = tuple[Any, ...]
 
@@ -83,17 +83,18 @@ def context_features(
         def features_of(part: slice) -> Tensor:
             return encoder.encode(prompts[part], on_device)
 
-        parts = _in_turn(features_of, [(part,) for part in _parts(encoder, len(prompts))], backbone.feature_width)
-        return torch.cat([features for _, features in parts])
+        parts = _parts(encoder, len(prompts), settings.n_ctx if settings.csc else 0)
+        turns = _in_turn(features_of, [(part,) for part in parts], backbone.feature_width)
+        return torch.cat([features for _, features in turns])
 
-    numbers = hashlib.blake2b(context.numpy().tobytes()).hexdigest()
+    numbers = hashlib.blake2b(context.flatten().numpy().data).hexdigest()
     about = [backbone.model_key, numbers, asdict(settings), list(class_names)]
     return _kept(cache, about, class_names, encode)
 
 
-def _parts(encoder: TextEncoder, n_classes: int) -> list[slice]:
-    """The classes that are encoded at once."""
-    size = ROWS_AT_ONCE // (ROWS_OF_A_PROMPT if encoder.tower.causal else encoder.max_length)
+def _parts(encoder: TextEncoder, n_classes: int, n_own: int = 0) -> list[slice]:
+    """The classes that are encoded at once, where each has `n_own` context vectors of its own."""
+    size = max(1, ROWS_AT_ONCE // (ROWS_OF_A_PROMPT + n_own if encoder.tower.causal else encoder.max_length))
     return [slice(start, min(start + size, n_classes)) for start in range(0, n_classes, size)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +75,16 @@ def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
             f'class-name file "{path}" lists {len(pairs)} names for {len(dataset.folders)} classes; '
             "give one for each, or lines of folder<TAB>name"
         )
-    names = [name for _, name in pairs]
+    names, own_folders = [name for _, name in pairs], set(dataset.folders)
     if not folders:
-        if all(" " in name and name.split()[0] in dataset.folders for name in names):
+        if all(" " in name and name.split()[0] in own_folders for name in names):
             raise UsageError(f'class-name file "{path}" has lines such as "{names[0]}"; expected folder<TAB>name')
         own = {name_key(name): folder for folder, name in zip(dataset.folders, dataset.class_names, strict=True)}
         if len(own) == len(names) and set(map(name_key, names)) == set(own):  # the data's own, in whatever order
             folders = [own[name_key(name)] for name in names]
         return dict(zip(folders or dataset.folders, names, strict=True))
-    left = [folder for folder in dataset.folders if folder not in folders]
-    known = {*dataset.folders, *dataset.class_names}
+    listed, known = set(folders), {*own_folders, *dataset.class_names}
+    left = [folder for folder in dataset.folders if folder not in listed]
     strangers = [folder for folder in folders if folder not in known]
     if left and strangers and len(strangers) < len(folders):
         logger.warning(
@@ -94,8 +95,11 @@ def read_classnames(path: Path, dataset: DataSet) -> dict[str, str]:
 
 
 def read_choices(path: Path) -> tuple[str, ...]:
-    """Read the names in a class-name file, to choose among. Raises UsageError for fewer than two or a repeated name."""
-    names = tuple(name for _, name in read_class_list(path))
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise UsageError(f'class-name file "{path}" must contain two or more names, each once')
-    return names
+    """Read the names in a class-name file, to choose among; warns of repeated ones. Raises UsageError for fewer than two."""
+    names = Counter(name for _, name in read_class_list(path))
+    if len(names) < 2:
+        raise UsageError(f'class-name file "{path}" must contain two or more different names')
+    if repeated := names.total() - len(names):
+        name = next(name for name, count in names.items() if count > 1)
+        logger.warning('class-name file "%s" repeats %d names (first: "%s"); each is taken once', path, repeated, name)
+    return tuple(names)

@@ -77,7 +77,8 @@ def learned_features(
                 + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else "")
                 + "; a prompt fitted without --csc works with any class list"
             )
-        context = context[rows]
+        if rows != list(range(len(context))):  # a copy of all may be large
+            context = context[rows]
 
     return context_features(backbone, context, prompt.settings, class_names, cache)
 

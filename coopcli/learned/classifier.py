@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import reprlib
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from itertools import starmap
@@ -27,6 +28,7 @@ from .head import Head
 from .prompt import LearnedPrompt, load_learned
 from .scores import Evaluation
 
+NAMED = 20  # classes that an error lists
 MEMORY = 2**24  # bytes that features in memory may take: those of 8,000 images
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -66,7 +68,7 @@ class Classifier:
         names = learned.class_names if class_names is None else class_names
         # Of its own classes two may have one name, as in ImageNet.
         if isinstance(names, str) or not (2 <= len(names) == len(set(names)) or tuple(names) == learned.class_names):
-            raise UsageError(f"class names are a list of two or more, each once, not {names!r}")
+            raise UsageError(f"class names are a list of two or more, each once, not {reprlib.repr(names)}")
         self.head = as_head(self.clip, learned, names, self.cache)
         self.classes_ = np.array(self.head.class_names)
 
@@ -109,7 +111,9 @@ class Classifier:
         """Compute the share of images, in [0, 1], whose label is predicted. Raises UsageError for a label that is no class."""
         truth = np.array(list(labels))
         if strangers := set(truth.tolist()) - set(self.classes_.tolist()):
-            raise UsageError(f'unknown class "{min(map(str, strangers))}"; the classes are {", ".join(self.classes_)}')
+            known = ", ".join(self.classes_[:NAMED])
+            more = f" and {len(self.classes_) - NAMED:,} more" if len(self.classes_) > NAMED else ""
+            raise UsageError(f'unknown class "{min(map(str, strangers))}"; the classes are {known}{more}')
         predicted = self.predict(images)
         if len(truth) != len(predicted) or not len(truth):
             raise UsageError(f"{len(predicted)} images and {len(truth)} labels; give one label for each of one or more images")

@@ -35,6 +35,7 @@ SAMPLE = 1024  # tokens to measure the spacing on: shares are then right to 1 or
 ROWS = 256  # of distances to a whole vocabulary at a time: 50 MB for 49,408 tokens
 SPARE = 64  # tokens beyond the wanted ones that the rough search may mistake for one of these
 WORDS = 2048  # words to encode at a time
+MOST_KEPT = 1 << 15  # vectors whose nearest tokens the cache keeps; those of 21,841 contexts would be one entry of 75 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +83,14 @@ class _Table:
     exact: Tensor
     rough: Tensor
     halves: Tensor
+    longest: Tensor  # of the lengths of all
 
     @classmethod
     def of(cls, token_embedding: Tensor, metric: Metric, among: Sequence[int] | None) -> _Table:
         exact = _rows(token_embedding, metric, among)
         rough = exact.float()
-        return cls(metric, exact, rough, torch.zeros(len(rough)) if metric == "cosine" else rough.square().sum(dim=1) / 2)
+        halves = torch.zeros(len(rough)) if metric == "cosine" else rough.square().sum(dim=1) / 2
+        return cls(metric, exact, rough, halves, exact.norm(dim=1).max())
 
     def nearness(self, rough_vectors: Tensor) -> Tensor:
         """What orders the tokens [R, V] for vectors [R, d], largest first, up to the rounding of float32."""
@@ -103,8 +106,9 @@ class _Table:
         near = self._distances(vectors[:, None], self.exact[candidates.indices])[:, 0].topk(top, dim=1, largest=False)
         distances, rows = near.values, candidates.indices.gather(1, near.indices)
         if candidates.indices.shape[1] < len(self.exact):
-            lengths, longest = vectors.norm(dim=1), self.exact.norm(dim=1).max()
-            rounding = (vectors.shape[1] + 8) * 2.0**-23 * longest * (lengths + longest)  # twice what it can be at most
+            lengths = vectors.norm(dim=1)
+            relative = (vectors.shape[1] + 8) * 2.0**-23  # twice what it can be at most
+            rounding = relative * self.longest * (lengths + self.longest)
             others = candidates.values[:, -1] + rounding  # at most as near as this
             farther = 1 - others if self.metric == "cosine" else (lengths.square() - 2 * others).clamp(min=0).sqrt()
             for row in (~(distances[:, -1] < farther)).nonzero()[:, 0].tolist():
@@ -313,14 +317,18 @@ def read_prompt(
         after = learned_features(backbone, prompt, prompt.class_names, cache)
         moved = movements(after, before, list(lexicon.words.values()), lexicon.word_features, top, n_classes)
 
-    def find() -> list[list[tuple[str, int, float]]]:
-        near = nearest_by_class(prompt, backbone, top, lexicon.metric, lexicon.among, n_classes)
-        return [[astuple(token) for token in vector] for vectors in near.values() for vector in vectors]
+    def find() -> dict[str | None, list[list[NearToken]]]:
+        return nearest_by_class(prompt, backbone, top, lexicon.metric, lexicon.among, n_classes)
+
+    def texts() -> list[list[tuple[str, int, float]]]:
+        return [[astuple(token) for token in vector] for vectors in find().values() for vector in vectors]
 
     context = prompt.context[:n_classes] if prompt.settings.csc else prompt.context
-    numbers = hashlib.blake2b(context.numpy().tobytes()).hexdigest()
+    if context.shape[:-1].numel() > MOST_KEPT:
+        return Reading(prompt, lexicon.spacing, find(), moved)
+    numbers = hashlib.blake2b(context.flatten().numpy().data).hexdigest()
     about = ["nearest tokens", backbone.model_key, numbers, list(context.shape), top, lexicon.metric, lexicon.words_only]
-    near = [[NearToken(*token) for token in vector] for vector in _kept(cache, about, find)]
+    near = [[NearToken(*token) for token in vector] for vector in _kept(cache, about, texts)]
     return Reading(prompt, lexicon.spacing, _by_class(prompt, near), moved)
 
 

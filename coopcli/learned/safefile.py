@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 # One metadata entry: safetensors keeps several in no fixed order, and equal runs must give equal bytes.
 ENTRY = "coop"
 # No real file comes near these bounds, and within them a file costs little to refuse.
-MAX_FILE = 2**30  # bytes: class-specific contexts of ImageNet's 21 thousand classes
+MAX_FILE = 2**31  # bytes: class-specific contexts of ImageNet's 21 thousand classes, 16 vectors of up to 1,280 numbers each
 MAX_HEADER = 4 * 2**20  # bytes: twice their names and folders; hostile JSON takes thirty times its size in memory
 MAX_NAME = 1000  # characters of a class name
 DTYPES = {"F32": torch.float32, "I64": torch.int64}

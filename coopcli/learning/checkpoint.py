@@ -84,5 +84,6 @@ def _log(entries: Sequence[dict[str, float]], epochs: int) -> tuple[EpochLog, ..
 def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        digest.update(name.encode())
+        digest.update(value.flatten().numpy().data)
     return digest.hexdigest()

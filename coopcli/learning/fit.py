@@ -31,6 +31,7 @@ from ..data.load import DataSet
 from ..errors import CoopError, UsageError
 from ..learned.applied import learned_features
 from ..learned.prompt import LearnedPrompt
+from ..learned.safefile import MAX_FILE, MAX_HEADER
 from ..learned.scores import Evaluation, by_class_features, evaluate_features
 from ..parallel import gather, share, world
 from ..version import __version__
@@ -252,6 +253,11 @@ def check_before_training(backbone: Backbone, data: FewShot, how: LearningSettin
     if not 0 <= data.seed < 2**63:
         raise UsageError("a seed must be a whole number from 0 to 2^63 - 1")
     context = initial_context(backbone, data, how)
+    if (size := context.nbytes) > MAX_FILE - MAX_HEADER:
+        raise CoopError(
+            f"a prompt of {size / 1e9:.1f} GB cannot be saved; {MAX_FILE / 1e9:.1f} GB is the most: give a smaller "
+            "--context-length, or leave out --csc"
+        )
     _prompt(backbone, data, how, context[..., :1], 0).content()  # of width 1: what is checked is the header
 
 
@@ -308,9 +314,9 @@ def _identity(backbone: Backbone, data: FewShot, task: TrainingTask, context: Te
         data.sha256,
     ):  # fmt: skip
         digest.update(repr(part).encode())
-    digest.update(context.numpy().tobytes())
-    digest.update(b"" if views is None else views.numpy().tobytes())
-    digest.update(b"" if task.hand_written is None else task.hand_written.numpy().tobytes())
+    for numbers in (context, views, task.hand_written):
+        if numbers is not None:
+            digest.update(numbers.flatten().numpy().data)  # without a copy: views of many images are large
     return digest.hexdigest()
 
 

@@ -153,8 +153,7 @@ class ClassShards:
         contexts = [context.requires_grad_() for context in own]
         texts = self.encoder.encode_each(self.layouts, contexts, recompute)
         with torch.no_grad():
-            logits_of = [images @ text.T for text in texts]
-            summaries = gather_small(self._summaries(texts, logits_of, labels, near), self.chunk_counts)  # [C, 5, B]
+            summaries = gather_small(self._summaries(texts, images, labels, near), self.chunk_counts)  # [C, 5, B]
             lse = summaries[:, 0].logsumexp(0)
             best = summaries[:, 2].argmax(0)
             predicted = summaries[:, 3].gather(0, best[None])[0]
@@ -164,7 +163,8 @@ class ClassShards:
         for i in reversed(range(len(texts))):
             text = texts.pop()
             with torch.no_grad():
-                change = (logits_of.pop() - lse[:, None]).exp_()
+                # The logits once more: kept from before, they would be [B, K], which of all images at a time is large.
+                change = (images @ text.T).sub_(lse[:, None]).exp_()
                 place = torch.where(self.number[labels] == i, self.place[labels], -1)
                 change -= (self.places[: change.shape[1]] == place[:, None]).float()
                 of_text = (change / len(labels)).T @ images
@@ -174,10 +174,11 @@ class ClassShards:
         learned.grad = self._gradient(learned, gradients)
         return loss, right
 
-    def _summaries(self, texts: Sequence[Tensor], logits_of: Sequence[Tensor], labels: Tensor, near: Near | None) -> Tensor:
+    def _summaries(self, texts: Sequence[Tensor], images: Tensor, labels: Tensor, near: Near | None) -> Tensor:
         """What the others need of this process's chunks, [its chunks, 5, B]."""
         rows = []
-        for i, (text, logits, classes) in enumerate(zip(texts, logits_of, self.ranges, strict=True)):
+        for i, (text, classes) in enumerate(zip(texts, self.ranges, strict=True)):
+            logits = images @ text.T
             true = logits.gather(1, self.place[labels].clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
             true = torch.where(self.number[labels] == i, true, torch.zeros_like(true))
             best = logits.max(-1)

@@ -1,8 +1,10 @@
 import json
+import time
 
 import pytest
 
-from coopcli.data.classnames import read_choices, read_class_list
+from coopcli.data.classnames import read_choices, read_class_list, read_classnames
+from coopcli.data.dataset import DataSet
 from coopcli.data.load import load_data
 from coopcli.errors import CoopError, UsageError
 
@@ -74,8 +76,16 @@ def test_class_lists_of_another_form(tmp_path, content):
 @pytest.mark.parametrize("text", ["cat", "cat\ncat"])
 def test_nothing_to_choose(tmp_path, text):
     (tmp_path / "names").write_text(text)
-    with pytest.raises(UsageError, match="two or more names, each once"):
+    with pytest.raises(UsageError, match="two or more different names"):
         read_choices(tmp_path / "names")
+
+
+def test_repeated_names_to_choose_among_are_told_once_and_taken_once(tmp_path, caplog):
+    (tmp_path / "names").write_text("n1\tcrane\nn2\theron\nn3\tcrane\nn4\theron\nn5\tcrane\n")
+    assert read_choices(tmp_path / "names") == ("crane", "heron")
+    assert [record.getMessage() for record in caplog.records] == [
+        f'class-name file "{tmp_path / "names"}" repeats 3 names (first: "crane"); each is taken once'
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ renaming
@@ -125,3 +135,18 @@ def test_a_misspelt_folder_is_noted(photos, tmp_path, caplog):
 def test_missing_classnames(photos, tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         load_data(str(photos), classnames=tmp_path / "names")
+
+
+@pytest.mark.parametrize("line", ["{folder}\t{name}", "{folder} of {name}"])
+def test_names_of_tens_of_thousands_of_classes_are_read_at_once(tmp_path, line):
+    """In time that grows with their number, not with its square: that would take twenty times as long as this allows."""
+    folders = tuple(f"class{number:05}" for number in range(40_000))
+    data = DataSet("many", folders, folders, {})
+    (tmp_path / "names").write_text("".join(f"{line.format(folder=folder, name='crane')}\n" for folder in folders))
+    began = time.process_time()
+    if "\t" in line:
+        assert read_classnames(tmp_path / "names", data) == dict.fromkeys(folders, "crane")
+    else:
+        with pytest.raises(UsageError, match="expected folder<TAB>name"):
+            read_classnames(tmp_path / "names", data)
+    assert time.process_time() - began < 1

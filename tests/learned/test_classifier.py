@@ -162,6 +162,16 @@ def test_what_is_refused(prompt, mini, photos):
         Prompt(prompt.learned, stranger)
 
 
+def test_errors_do_not_list_thousands_of_classes(prompt, photos):
+    names = [f"class {number}" for number in range(1000)]
+    with pytest.raises(UsageError) as error:
+        Prompt(prompt.learned, prompt.clip, [*names, "class 7"])
+    assert len(str(error.value)) < 300
+    many = Prompt(prompt.learned, prompt.clip, names)
+    with pytest.raises(UsageError, match=r'unknown class "red"; the classes are class 0, .* and 980 more$'):
+        many.score([], ["red"])
+
+
 @pytest.mark.parametrize("names", [[], ["red"], ["red", "red"], "red"])
 def test_classes_that_are_no_choice(prompt, names):
     with pytest.raises(UsageError, match="two or more, each once"):

@@ -205,6 +205,17 @@ def test_of_very_many_classes_the_first_are_shown(coop, seeds, monkeypatch):
     assert "the first" not in ran(coop("interpret", "run1"))  # one context for all
 
 
+def test_tokens_of_very_many_vectors_are_found_anew_and_the_same(coop, seeds, monkeypatch):
+    kept = ran(coop("interpret", "csc", "--json"))
+    monkeypatch.setattr("coopcli.learned.interpret.MOST_KEPT", 8)  # of 9 vectors
+    before = ran(coop("cache", "--json"))
+    assert ran(coop("interpret", "csc", "--json", "--top", "5")) == kept
+    monkeypatch.setattr("coopcli.learned.interpret.nearest_tokens", lambda *given: pytest.fail("found anew"))
+    with pytest.raises(pytest.fail.Exception):
+        coop("interpret", "csc", "--json")
+    assert ran(coop("cache", "--json")) == before
+
+
 def test_heads_are_refused(coop, photos):
     ran(coop("sweep", photos, "--model", "mini", "--methods", "linear-probe", "--shots", "1", "--seeds", "1", "-o", "s"))
     (cell,) = Path("s/cells").iterdir()

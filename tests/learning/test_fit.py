@@ -150,6 +150,16 @@ def test_what_no_file_could_hold_is_refused_before_training(mini, photos, shape)
     assert not trained
 
 
+def test_a_prompt_that_is_too_large_for_a_file_is_refused_before_training(mini, photos, monkeypatch):
+    monkeypatch.setattr("coopcli.learning.fit.MAX_FILE", (4 << 20) + 3 * 16 * mini.token_width * 4 - 1)
+    trained, data = [], load_data(str(photos))
+    with pytest.raises(CoopError, match=r"a prompt of 0\.0 GB cannot be saved"):
+        fit(mini, data, QUICK, ContextSettings(csc=True), 2, watch=Watch(on_training=lambda: trained.append(1)))
+    assert not trained
+    fit(mini, data, QUICK, ContextSettings(), 2, watch=Watch(on_training=lambda: trained.append(1)))
+    assert trained
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63, 10**400])
 def test_a_seed_out_of_range(mini, photos, seed):
     with pytest.raises(UsageError, match="a seed must be a whole number from 0"):

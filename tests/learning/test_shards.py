@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs import torchrun
 from learning.shards_job import VARIANTS, learn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from coopcli.clip.prompts import ContextSettings, context_prompts, random_context
 from coopcli.learning.shards import ClassShards, add_neighbours, cut
@@ -77,6 +79,37 @@ def test_loss_accuracy_and_gradient_are_those_of_the_whole(tiny_encoder, tokeniz
     assert torch.allclose(loss, whole, rtol=1e-5)
     assert float(right) == pytest.approx(float((logits.argmax(-1) == labels).float().mean()))
     assert float((shards.whole(learned.grad) - expected.grad).norm() / expected.grad.norm()) < 1e-5
+
+
+class Widest(TorchDispatchMode):
+    """The most columns that all tensors [rows, ...] of so many rows had together at any time."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows, self.most, self.alive = rows, 0, WeakTensorKeyDictionary()
+
+    def __torch_dispatch__(self, operation, types, given=(), named=None):
+        made = operation(*given, **(named or {}))
+        for tensor in made if isinstance(made, (list, tuple)) else [made]:
+            if isinstance(tensor, torch.Tensor) and tensor.ndim == 2 and len(tensor) == self.rows:
+                self.alive[tensor] = tensor.shape[1]
+        self.most = max(self.most, sum(self.alive.values()))
+        return made
+
+
+def test_logits_of_all_classes_are_never_in_memory_together(tiny_encoder, tokenizer):
+    """A batch of all images of 21,841 classes would have 1.9 GB of them."""
+    names = [
+        f"{first} {second}" for first in ("red", "blue", "green", "old", "new") for second in ("ring", "star", "moon", "sun")
+    ]
+    how = ContextSettings(2)
+    context = random_context(how, len(names), tiny_encoder.width, seed=2)
+    shards = ClassShards(tiny_encoder, context_prompts(tokenizer, how, names), 2, context)
+    assert shards.n_chunks == 10 and max(part.stop - part.start for part in shards.ranges) <= 3
+    images = F.normalize(torch.randn(91, 24, generator=torch.Generator().manual_seed(1)), dim=-1)
+    with Widest(len(images)) as widest:
+        shards.backward(torch.nn.Parameter(context.clone()), images, torch.arange(91) % len(names), "chunks")
+    assert 2 <= widest.most <= 12
 
 
 @pytest.fixture(scope="module")
