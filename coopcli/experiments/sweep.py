@@ -25,7 +25,7 @@ from ..clip.cache import FeatureCache
 from ..data.fewshot import test_items
 from ..data.load import DataSet
 from ..errors import CoopError
-from ..learning.methods import METHODS
+from ..learning.methods import COOP, METHODS
 from ..parallel import launched
 from .claims import claimed, holder
 from .experiment import Laboratory, Origin
@@ -87,8 +87,8 @@ def sweep(
         on_result(result)
     todo = {cell: (cell, origins[cell], same.get(cell)) for cell in cells if cell not in kept}
     if todo:
-        if _prepare(laboratory, list(todo), folder, on_images):
-            todo = dict(reversed(todo.items()))
+        todo = {cell: todo[cell] for cell in sorted(todo, key=_length, reverse=True)}  # so that processes end together
+        _prepare(laboratory, list(todo), folder, on_images)
         jobs = jobs or _fitting_jobs(laboratory, list(todo))
         shared = (load, plan, cache_folder, cells)
         with nullcontext() if jobs == 1 else _pool(shared, jobs) as pool:
@@ -108,8 +108,13 @@ def sweep(
     return [kept[cell] for cell in cells if cell in kept]
 
 
-def _prepare(laboratory: Laboratory, cells: Sequence[Cell], folder: Path, on_images: OnStep) -> bool:
-    """Encode the images, each process from another place; returns whether this one goes backwards, through the cells too."""
+def _length(cell: Cell) -> tuple[bool, float]:
+    """What tells how long a cell takes, compared with others: of all methods a fit takes longest, and by its images."""
+    return cell.method == COOP, math.inf if cell.shots is None else cell.shots
+
+
+def _prepare(laboratory: Laboratory, cells: Sequence[Cell], folder: Path, on_images: OnStep) -> None:
+    """Encode the images, each process from another place and every second one backwards."""
     here = launched()
     with claimed(folder) as first:
         backwards = bool(here.rank % 2) if here.size > 1 else not first
@@ -118,7 +123,6 @@ def _prepare(laboratory: Laboratory, cells: Sequence[Cell], folder: Path, on_ima
         else:
             begin = 0.0 if first else 1 - random.random() / 4
         laboratory.prepare(cells, on_images, begin, backwards)
-    return backwards
 
 
 def _attempt(laboratory: Laboratory, folder: Path, cell: Cell, origin: Origin, earlier: Result | None) -> Result | None:

@@ -39,16 +39,29 @@ def test_a_sweep_keeps_each_cell_and_does_none_twice(mini, split_photos, tmp_pat
     cells = Grid(("zeroshot", "ensemble", "coop"), ("mini",), (1, 2), (1, 2)).cells()
     seen = []
     results = run(split_photos, tmp_path, cells[:4], on_result=seen.append)
-    assert [result.cell for result in results] == cells[:4] == [result.cell for result in seen]
+    assert [result.cell for result in results] == cells[:4] and sorted(seen, key=results.index) == results
     assert all(0 <= result.top1 <= 1 and result.fingerprint == mini.fingerprint for result in results)
 
     done = []
     true = sweeping.Laboratory.run
     monkeypatch.setattr(sweeping.Laboratory, "run", lambda self, cell, *rest: (done.append(cell), true(self, cell, *rest))[1])
     larger = run(split_photos, tmp_path, cells)
-    assert done == cells[4:] and [result for result in larger if result.cell in cells[:4]] == results
+    assert [cell.shots for cell in done] == [2, 2] and [result for result in larger if result.cell in cells[:4]] == results
     for cell in done:
         assert load_prompt(tmp_path / "sweep" / "cells" / cell.folder).training["seed"] == cell.seed
+
+
+def test_long_experiments_come_first(photos, tmp_path, monkeypatch):
+    """A long one at the end would leave other processes without work."""
+    done = []
+    monkeypatch.setattr(
+        sweeping.Laboratory, "run", lambda self, cell, *rest: (done.append((cell.method, cell.shots)), Result(cell, 0.5))[1]
+    )
+    cells = Grid(("zeroshot", "coop", "lp++"), ("mini",), (1, None, 2), (1,)).cells()
+    results = run(photos, tmp_path, cells)
+    assert [result.cell for result in results] == cells
+    coop, others = [("coop", shots) for shots in (None, 2, 1)], [("lp++", shots) for shots in (None, 2, 1)]
+    assert done == [*coop, *others, ("zeroshot", 0)]
 
 
 def test_what_a_cell_was_made_of_decides_whether_it_is_kept(photos, tmp_path, caplog):
