@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", default="mini")
     options = parser.parse_args()
+    # An installed coop is compiled once, as the libraries are; from a checkout, that is what the first run of a row does.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as place:
         os.environ["COOP_CACHE"] = f"{place}/cache"
         folder, prompt = Path(place), f"{place}/run"

@@ -22,6 +22,7 @@ def main() -> None:
     When the reader of stdout goes away (`| head`), it ends quietly with 1. COOP_DEBUG=1 shows the traceback of any error.
     Of the processes of one job the first alone writes to stdout, and the first that fails says why.
     """
+    _share_cores()
     try:
         code = _run()
     except SystemExit as exit_:
@@ -33,6 +34,17 @@ def main() -> None:
         os._exit(code)
     if code:
         sys.exit(code)
+
+
+def _share_cores() -> None:
+    """Have threads that wait for each other give up their core soon; called before PyTorch loads libgomp, which reads this.
+
+    By default they wait in a loop for about a millisecond, again and again. Where another program takes part of a core, the
+    thread that all wait for then hardly runs: training becomes many times slower. libgomp itself waits as briefly as this
+    where a program has more threads than there are cores, but of other programs it knows nothing.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _run() -> int:

@@ -350,3 +350,21 @@ def test_a_bare_container(tmp_path):
     assert "doing one experiment at a time" in done.stderr
     notes = [line for line in done.stderr.splitlines() if not line.startswith(("note: ", "data: ", "results: ", "images: "))]
     assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_threads_that_wait_leave_their_core_to_others(given, expected):
+    """libgomp reads the variable when PyTorch loads it, so it must be set by then."""
+    code = """
+import os, sys
+import coopcli.__main__
+assert "torch" not in sys.modules
+sys.argv[1:] = ["--version"]
+coopcli.__main__.main()
+print(os.environ.get("GOMP_SPINCOUNT"))
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment | given)
+    assert done.stdout.split()[-1] == expected

@@ -7,9 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, StrictUndefined, Template
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CoopError
 from ..files import CARD_FILE, METRICS_FILE, SETTINGS_FILE
@@ -17,6 +15,9 @@ from ..hub import HUB_ID
 from ..settings import read_settings
 from .head import Head
 from .prompt import LearnedPrompt
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 MARK = "<!-- coop writes this card anew with every fit and push; remove this line to keep your changes -->"
 SHOWN_CLASSES = 20
@@ -146,6 +147,8 @@ class _Ready(str):
 
 def _template() -> Template:
     """The template of the card. What it prints is escaped for Markdown, unless a filter has made it ready."""
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(
         trim_blocks=True,
         keep_trailing_newline=True,

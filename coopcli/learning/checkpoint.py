@@ -7,7 +7,6 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ OPTIMIZER = "optimizer."  # begins the names of the optimizer's tensors
 def save_checkpoint(path: Path, state: TrainingState, task: str) -> None:
     """Write the state of training; `task` identifies in full what is trained. Raises CoopError when it cannot be written."""
     tensors = {"context": state.context, **{f"{OPTIMIZER}{name}": value for name, value in state.optimizer.items()}}
-    header = {"task": task, "sha256": _digest(tensors), "log": [asdict(epoch) for epoch in state.log]}
+    header = {"task": task, "sha256": _digest(tensors), "log": [vars(epoch) for epoch in state.log]}
     write_atomically(path, save(tensors, metadata={ENTRY: json.dumps(header)}))
 
 
