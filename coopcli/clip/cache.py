@@ -43,9 +43,10 @@ logger = logging.getLogger(__name__)
 def default_cache_folder() -> Path:
     """Folder of the cache: `COOP_CACHE`, else the platform's cache folder."""
     try:
-        return Path(os.environ.get("COOP_CACHE") or user_cache_dir("coop"))
-    except RuntimeError:  # no home folder; an older platformdirs leaves the "~" as it is
-        return Path("~/.cache/coop")  # refused when it is opened
+        folder = Path(os.environ.get("COOP_CACHE") or user_cache_dir("coop"))
+    except RuntimeError:  # no home folder; an older platformdirs leaves the "~" as it is, or takes "" for "/"
+        folder = Path("~/.cache/coop")  # refused when it is opened
+    return Path("~/.cache/coop") if os.environ.get("HOME") == "" and folder == Path("/.cache/coop") else folder
 
 
 class FeatureCache:
