@@ -18,6 +18,7 @@ from samples import some_prompt
 
 from coopcli.errors import CoopError, UsageError
 from coopcli.learned.prompt import load_prompt
+from coopcli.learned.safefile import MAX_FILE
 
 VALID = [fuzz_prompts.content_of(learned) for learned in fuzz_prompts.EXAMPLES]
 ATTACKS = fuzz_prompts.attacks()
@@ -113,7 +114,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
     (tmp_path / "metadata").write_bytes(ATTACKS["prompt: huge metadata"])
     fuzz_prompts.write_huge(tmp_path / "numbers")
     monkeypatch.setattr("json.loads", lambda *_, **__: pytest.fail("it was parsed"))
-    for name, reason in (("metadata", "header of 1048"), ("numbers", "file of 1073")):
+    for name, reason in (("metadata", "header of 1048"), ("numbers", f"file of {MAX_FILE // 10**6}")):
         with pytest.raises(CoopError, match=reason):
             load_prompt(tmp_path / name)
 

@@ -21,6 +21,7 @@ from coopcli.errors import CoopError, UsageError
 from coopcli.learned.applied import learned_features
 from coopcli.learned.prompt import load_prompt
 from coopcli.learned.reference import import_prompt, read_checkpoint, read_initial_context
+from coopcli.learned.safefile import MAX_FILE
 
 NAMES = ("red_star", "annual crop", "kite (bird of prey)", "sea")
 M = 5
@@ -225,7 +226,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
 
 def test_a_file_beyond_all_size(tmp_path):
     with (tmp_path / "x").open("wb") as file:
-        file.truncate(2**30 + 1)
+        file.truncate(MAX_FILE + 1)
     with pytest.raises(CoopError, match="has at most"):
         read_checkpoint(tmp_path / "x")
 
