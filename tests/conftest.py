@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as coop sets it: tests start processes that share the cores
 
 import numpy as np
 import pytest
