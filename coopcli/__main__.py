@@ -40,7 +40,7 @@ def _share_cores() -> None:
     """Have threads that wait for each other give up their core soon; called before PyTorch loads libgomp, which reads this.
 
     By default they wait in a loop for about a millisecond, again and again. Where another program takes part of a core, the
-    thread that all wait for then hardly runs: training becomes many times slower. libgomp itself waits as briefly as this
+    thread that all wait for then hardly runs: encoding images becomes many times slower. libgomp itself waits so briefly
     where a program has more threads than there are cores, but of other programs it knows nothing.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -171,7 +171,9 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(403, "", "You don't have the rights to create a model under this namespace")
         if name in self.server.repos:
             return self.answer(409, {"error": "You already created this model repo", "url": f"{self.server.url}/{name}"})
-        self.server.add(name, {".gitattributes": b""}, private=wanted.get("visibility") == "private" or "private" in wanted)
+        self.server.add(
+            name, {".gitattributes": b""}, private=wanted.get("visibility") == "private" or wanted.get("private", False)
+        )
         return self.answer(200, {"url": f"{self.server.url}/{name}", "name": name})
 
     def branch(self, name, branch):

@@ -30,7 +30,7 @@ def demo(
 ) -> None:
     """Run zeroshot, ensemble, fit, eval and interpret on satellite photographs and on small drawn data sets.
 
-    Takes about a minute, needs no network, and ends on one table: hand-written, ensemble, learned, gain.
+    Takes one to two minutes, needs no network, and ends on one table: hand-written, ensemble, learned, gain.
     """
     from ..demo import satellites
     from ..demo.tasks import TASKS, TEST, TRAIN, draw_demo
