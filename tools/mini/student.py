@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from mini.tower import resized_positions
+
 
 @dataclass(frozen=True)
 class Sizes:
     """The widths and depths of both towers."""
 
-    image_side: int = 60
-    patch: int = 10
+    image_side: int = 64
+    patch: int = 8
     image_width: int = 192
     image_layers: int = 7
     image_heads: int = 6
@@ -179,23 +181,28 @@ def to_clip(student: Student, tokenizer: CLIPTokenizer) -> CLIPModel:
     return model.eval()
 
 
-def start_from(student: Student, first: CLIPModel, added: tuple[int, ...]) -> None:
-    """Let the student's image tower begin as that of an earlier model of the same width and grid, which knows the drawings.
+def for_patches(weight: torch.Tensor, patch: int) -> torch.Tensor:
+    """Make weights [width, 3, old, old] of patches of another size [width, 3 * patch * patch].
 
-    `added` are the places of layers that the earlier tower lacks: they begin by doing nothing. Patches of another size
-    are read as the earlier tower would read them, resized.
+    They say of a resized patch what they said of the patch (FlexiViT, Beyer et al., CVPR 2023, section 3.4).
+    """
+    old = weight.shape[-1]
+    basis = torch.eye(old * old).view(-1, 1, old, old)
+    resize = F.interpolate(basis, size=(patch, patch), mode="bicubic", align_corners=False).flatten(1)
+    return (weight.flatten(2) @ torch.linalg.pinv(resize).T).flatten(1)
+
+
+def start_from(student: Student, first: CLIPModel, added: tuple[int, ...]) -> None:
+    """Let the student's image tower begin as that of an earlier model of the same width, which knows the drawings.
+
+    `added` are the places of layers that the earlier tower lacks: they begin by doing nothing.
     """
     tower, theirs = student.image, first.vision_model.state_dict()
     vision = "embeddings"
-    weight = theirs[f"{vision}.patch_embedding.weight"]
-    old = weight.shape[-1]
-    basis = torch.eye(old * old).view(-1, 1, old, old)
-    resize = F.interpolate(basis, size=(tower.patch, tower.patch), mode="bicubic", align_corners=False).flatten(1)
-    wanted = weight.flatten(2) @ torch.linalg.pinv(resize).T  # what it says of a resized patch, it said of the patch
     with torch.no_grad():
-        tower.embed.weight.copy_(wanted.flatten(1))
+        tower.embed.weight.copy_(for_patches(theirs[f"{vision}.patch_embedding.weight"], tower.patch))
         tower.cls.copy_(theirs[f"{vision}.class_embedding"])
-        tower.positions.copy_(theirs[f"{vision}.position_embedding.weight"])
+        tower.positions.copy_(resized_positions(theirs[f"{vision}.position_embedding.weight"], tower.grid))
         for kind in ("weight", "bias"):
             getattr(tower.norm_in, kind).copy_(theirs[f"pre_layrnorm.{kind}"])
             getattr(tower.norm_out, kind).copy_(theirs[f"post_layernorm.{kind}"])
@@ -216,7 +223,7 @@ def start_from(student: Student, first: CLIPModel, added: tuple[int, ...]) -> No
 
 
 def go_on_from(student: Student, model: CLIPModel) -> None:
-    """Let the student begin as a model that `to_clip` made of one like it: the inverse of `to_clip`."""
+    """Let the student begin as a model that `to_clip` made of one like it, or of one with patches of another size."""
     theirs, own = model.state_dict(), {"logit_scale": model.logit_scale.detach()}
     for tower, there in (("image", "vision_model"), ("text", "text_model")):
         for number in range(len(getattr(student, tower).blocks)):
@@ -227,5 +234,6 @@ def go_on_from(student: Student, model: CLIPModel) -> None:
                 for layer, place in PLACES.items():
                     own[f"{tower}.blocks.{number}.{layer}.{kind}"] = theirs[f"{stem}.{place}.{kind}"]
     own |= {name: theirs[place] for name, place in TOP.items()}
-    own["image.embed.weight"] = own["image.embed.weight"].flatten(1)
+    own["image.embed.weight"] = for_patches(own["image.embed.weight"], student.image.patch)
+    own["image.positions"] = resized_positions(own["image.positions"], student.image.grid)
     student.load_state_dict(own)

@@ -38,7 +38,7 @@ RARE = 10  # of the described: of classes that have a picture or two
 CAPTIONS, UNSEEN = 36, 16  # captions of photographs; nouns without pictures
 WARM_UP = 150
 # Patches looked at, from which part of the training on: a picture's half is enough for most of it.
-KEPT = ((0.0, 24), (0.55, 36))
+KEPT = ((0.0, 32), (0.7, 64))
 EFFECT_SHARE = 0.25
 SEED, CAPTION_SEED = 0, 1002
 CHECKPOINT = "checkpoint.pt"
