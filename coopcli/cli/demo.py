@@ -49,7 +49,8 @@ def demo(
     def learn(name: str, *template: str) -> tuple[float, float, float]:
         """Top-1 of the hand-written prompt, the ensemble and the learned prompt on a data set's test images."""
         data, run = str(folder / name), str(folder / "runs" / name)
-        fit = ["fit", data, *template, "--shots", str(SHOTS), "--model", "mini", "--seed", str(seed), "--output", run]
+        fit = ["fit", data, *template, "--shots", str(SHOTS), "--recipe", "fast"]
+        fit += ["--model", "mini", "--seed", str(seed), "--output", run]
         return (
             _run(coop, ["zeroshot", data, *template, "--model", "mini"])["top1"],
             _run(coop, ["ensemble", data, "--model", "mini"])["top1"],
