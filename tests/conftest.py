@@ -12,6 +12,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as coop sets it: tests start processes that share the cores
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,8 @@ from coopcli.clip.prompts import ContextSettings, random_context
 from coopcli.clip.text_encoder import TextEncoder
 from coopcli.learned.prompt import LearnedPrompt
 
+hypothesis.settings.register_profile("coop", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("coop")
 torch.set_num_threads(1)  # the models here are too small for more
 # Started in the background (by `nohup`, or `&` in a script), pytest ignores these signals, and so would the processes that
 # tests start to see what the signals do to them.

@@ -125,7 +125,7 @@ class Given:
         return low + int(self.random() * (high - low))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32))
 def test_a_random_crop_is_the_references_to_the_byte(width, height, seed):
     """Both map the same random numbers to the same picture; so their crops are distributed alike."""

@@ -6,7 +6,7 @@ from mini.scene_captions import caption
 from coopcli.demo.drawing import COLOURS, random_scene
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**6))
 def test_captions_say_what_they_claim(seed):
     rng = np.random.default_rng(seed)

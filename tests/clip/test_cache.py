@@ -41,7 +41,7 @@ def on_disk(folder):
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1200))
 def test_what_is_put_is_got(n):
     cache, there = FeatureCache(None), vectors(n)

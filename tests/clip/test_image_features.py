@@ -159,7 +159,7 @@ def flat(number):
     return ImageItem(f"{number}.png", 0, held.getvalue)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(["known", "new", "new", "broken", "missing"]), max_size=60))
 def test_a_stream_is_in_order_whatever_is_known_or_broken(quick, kinds):
     """And nothing of a broken image is kept."""

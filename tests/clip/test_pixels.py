@@ -181,7 +181,7 @@ def test_an_unreadable_image_is_named_with_the_reason(kind):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     kind=st.sampled_from(sorted(READABLE)),
     cut=st.floats(0, 1),
@@ -332,7 +332,6 @@ def test_sizes_of_other_kinds_are_refused(size):
         read_preprocessing("x", process)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(0, 600), st.booleans())
 @example(1, NARROW - 1, True)
 @example(1, NARROW, False)
@@ -387,7 +386,7 @@ def test_exif_turns_as_pillow_does_where_it_is_asked_to(kind, number):
     assert (orientation(content) > 1) == (not np.array_equal(np.asarray(asked), np.asarray(unasked)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.sampled_from(["JPEG", "PNG", "WEBP"]), st.integers(0, 400))
 def test_damaged_exif_never_makes_an_image_unreadable(damage, kind, place):
     exif = Image.Exif()

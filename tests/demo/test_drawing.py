@@ -6,7 +6,7 @@ from mini.scene_captions import attribute_ids
 from coopcli.demo.drawing import ATTRIBUTES, COLOURS, NONE, random_scene, render
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10**6), st.sampled_from(["background", "mark_colour", "shape", "texture"]), st.data())
 def test_scenes_keep_their_rules(seed, attribute, data):
     fixed = {attribute: data.draw(st.sampled_from([value for value in ATTRIBUTES[attribute] if value != NONE]))}

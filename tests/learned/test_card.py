@@ -188,7 +188,7 @@ def tables(card):
 HOSTILE = st.text(st.sampled_from("\\`*_[]()<>#|~$&!:@.-+=1 \n\t\"'{}ab/hs\u202e\x1b\u2028"), max_size=40)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(HOSTILE, st.lists(HOSTILE, min_size=1, max_size=3), st.dictionaries(HOSTILE, HOSTILE, max_size=3))
 def test_names_show_as_they_are_and_do_nothing(name, classes, training):
     plain = model_card(PROMPT, "run", METRICS, {"template": "t"})

@@ -82,7 +82,7 @@ def test_metadata_are_all_it_needs_and_tell_nothing_of_this_machine(content):
 
 
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_examples_preprocessing_is_coops(mini, tmp_path_factory, width, height, seed):
     path = tmp_path_factory.mktemp("picture") / "a.png"
     write_picture(path, size=(width, height), seed=seed)

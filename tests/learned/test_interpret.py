@@ -64,7 +64,7 @@ def test_a_tokens_own_vector_is_nearest_at_distance_zero(tokenizer):
     assert near[0].token_id == 300 and 0 <= near[0].distance < 1e-12
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.integers(2, 40), st.sampled_from(["euclidean", "cosine"]), st.sampled_from([1, 3, 7]), st.integers(0, 1000),
     st.booleans(),

@@ -99,7 +99,7 @@ def test_a_hostile_file_is_refused(tmp_path, name):
 def test_a_damaged_file_is_valid_or_refused(tmp_path):
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=1500, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=1500, derandomize=True, database=None)
     @given(st.integers(0, 2**63))
     def damage_and_load(seed):
         choose = random.Random(seed)

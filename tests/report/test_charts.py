@@ -2,7 +2,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coopcli.report.charts import HEIGHT, MOST_POINTS, WIDTH, Series, line_chart, running_mean, thinned, ticks
@@ -27,7 +27,6 @@ def test_ticks_are_round_and_span_the_values(low, width, whole):
         assert min(abs(digit - round_number) for round_number in (1, 2, 5, 10)) < 1e-2
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(0, 1), max_size=9), max_size=4), st.booleans())
 def test_lines_stay_within_the_drawing(lines, smooth):
     series = [Series(f"s{k}", list(enumerate(ys, 1)), [0.2] * len(ys), smooth, k == 3) for k, ys in enumerate(lines)]

@@ -4,14 +4,13 @@ import io
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from coopcli.report.look import THUMBNAIL, thumbnail, worst_mistakes
 
 
-@settings(deadline=None)
 @given(st.integers(2, 5), st.integers(0, 30), st.integers(0, 1000))
 def test_worst_mistakes_are_the_wrong_ones_by_their_true_probability(n_classes, n, seed):
     generator = torch.Generator().manual_seed(seed)
