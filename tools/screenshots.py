@@ -28,7 +28,7 @@ TEMPLATE = shlex.quote(satellites.TEMPLATE)
 # By picture: the commands that it shows. `photos` are the demo's satellite photographs, `inbox` three of their test images.
 SCREENS = {
     "fit": (
-        "coop fit photos --model mini --shots 4 --template eurosat --output runs/satellites",
+        "coop fit photos --model mini --shots 16 --template eurosat --output runs/satellites",
         "coop predict runs/satellites inbox --top 2",
     ),
     "tutorial-words": ("coop zeroshot photos --model mini", f"coop zeroshot photos --model mini --template {TEMPLATE}"),
