@@ -30,7 +30,7 @@ def demo(
 ) -> None:
     """Run zeroshot, ensemble, fit, eval and interpret on satellite photographs and on small drawn data sets.
 
-    Takes one to two minutes, needs no network, and ends on one table: hand-written, ensemble, learned, gain.
+    Takes about a minute, needs no network, and ends on one table: hand-written, ensemble, learned, gain.
     """
     from ..demo import satellites
     from ..demo.tasks import TASKS, TEST, TRAIN, draw_demo
@@ -49,7 +49,7 @@ def demo(
     def learn(name: str, *template: str) -> tuple[float, float, float]:
         """Top-1 of the hand-written prompt, the ensemble and the learned prompt on a data set's test images."""
         data, run = str(folder / name), str(folder / "runs" / name)
-        fit = ["fit", data, *template, "--shots", str(SHOTS), "--recipe", "fast"]
+        fit = ["fit", data, *template, "--shots", str(SHOTS), "--recipe", "fast", "--views", "4"]
         fit += ["--model", "mini", "--seed", str(seed), "--output", run]
         return (
             _run(coop, ["zeroshot", data, *template, "--model", "mini"])["top1"],
