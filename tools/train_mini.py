@@ -19,8 +19,8 @@ The weights in coopcli/mini, the third edition, come of three runs on two cores 
 1. From MINI1, with the sets `tiny`, `food`, `cifar` and `imagenet1`, 17,920 photographs described by the teacher and about
    100,000 of known class: 3,000 steps of 2 x 104 pictures in 71 minutes, then 380 text steps in 6 minutes (busy AMD EPYC,
    Zen 4; 36 patches of 10 pixels). That was the second edition, commit 120899b; commit b881736 is the code at its end.
-2. From these, with all fourteen sets, 68,096 of 375,445 photographs described, 2,751 classes: 3,300 steps of 2 x 120 pictures in
-   44 minutes (Intel Xeon with AMX), commit 3cbcc78.
+2. From these, with all fourteen sets, 68,096 of 375,445 photographs described, 2,751 classes: 3,300 steps of 2 x 120 pictures
+   in 44 minutes (Intel Xeon with AMX), commit 3cbcc78.
 3. From these, with 64 patches of 8 pixels, half of them looked at in a step for the first 70 % of the time: 3,760 steps of
    2 x 120 pictures in 58 minutes (the same Intel Xeon, a little busy):
    `--start MINI2 --learning-rate 6e-4 --minutes 58 --rank 0 --world 2`, no text steps.
