@@ -22,7 +22,7 @@ The weights in coopcli/mini, the third edition, come of three runs on two cores 
 2. From these, with all fourteen sets, 68,096 of 375,445 photographs described, 2,751 classes: 3,300 steps of 2 x 120 pictures
    in 44 minutes (Intel Xeon with AMX), commit 3cbcc78.
 3. From these, with 64 patches of 8 pixels, half of them looked at in a step for the first 70 % of the time: 3,760 steps of
-   2 x 120 pictures in 58 minutes (the same Intel Xeon, a little busy):
+   2 x 120 pictures in 58 minutes (the same Intel Xeon, a little busy), commit 5e716f9:
    `--start MINI2 --learning-rate 6e-4 --minutes 58 --rank 0 --world 2`, no text steps.
 
 The clock decides how many steps there are, so the same commands give a like model, not the same bytes.
