@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from mini.student import Sizes, Student, for_patches, go_on_from, to_clip
+from mini.student import Sizes, Student, for_patches, go_on_from, start_from, to_clip
 
 SMALL = dict(image_width=24, image_layers=2, image_heads=2, text_width=24, text_layers=1, text_heads=2, joint=16)
 
@@ -42,6 +42,17 @@ def test_it_goes_on_with_patches_of_another_size(student, mini):
     second, _ = other.image(other.image.patches(smooth))
     alike = F.normalize(first - first.mean(0), dim=1) @ F.normalize(second - second.mean(0), dim=1).T
     assert (alike.diagonal() > 0.9).all() and (alike.argmax(1) == torch.arange(8)).all()
+
+
+@torch.no_grad()
+def test_it_starts_from_a_shallower_tower_and_sees_the_same(student, mini):
+    """The layers that the first one lacks do nothing yet; the projection is the student's own."""
+    deeper = Student(Sizes(image_side=32, patch=8, **SMALL | {"image_layers": 4}), len(mini.tokenizer))
+    own_projection = deeper.image.project.weight.clone()
+    start_from(deeper, to_clip(student, mini.tokenizer), added=(1, 2))
+    assert torch.equal(deeper.image.project.weight, own_projection)
+    patches = student.image.patches(torch.randn(2, 3, 32, 32))
+    assert torch.allclose(student.image(patches)[1], deeper.image(patches)[1], atol=1e-5)
 
 
 @torch.no_grad()

@@ -192,48 +192,45 @@ def for_patches(weight: torch.Tensor, patch: int) -> torch.Tensor:
     return (weight.flatten(2) @ torch.linalg.pinv(resize).T).flatten(1)
 
 
+def weights_of(model: CLIPModel, tower: str, student: Student, numbers: list[int]) -> dict[str, torch.Tensor]:
+    """A model's weights of one tower under the student's names, its layers at `numbers`, patches brought to the student's size.
+
+    The inverse of what `to_clip` does.
+    """
+    theirs, own = model.state_dict(), {}
+    stem = {"image": "vision_model", "text": "text_model"}[tower]
+    for layer, number in enumerate(numbers):
+        there = f"{stem}.encoder.layers.{layer}"
+        for kind in ("weight", "bias"):
+            parts = [theirs[f"{there}.self_attn.{which}_proj.{kind}"] for which in "qkv"]
+            own[f"{tower}.blocks.{number}.qkv.{kind}"] = torch.cat(parts)
+            for name, place in PLACES.items():
+                own[f"{tower}.blocks.{number}.{name}.{kind}"] = theirs[f"{there}.{place}.{kind}"]
+    own |= {name: theirs[place] for name, place in TOP.items() if name.startswith(tower)}
+    if tower == "image":
+        own["image.embed.weight"] = for_patches(own["image.embed.weight"], student.image.patch)
+        own["image.positions"] = resized_positions(own["image.positions"], student.image.grid)
+    return own
+
+
 def start_from(student: Student, first: CLIPModel, added: tuple[int, ...]) -> None:
     """Let the student's image tower begin as that of an earlier model of the same width, which knows the drawings.
 
-    `added` are the places of layers that the earlier tower lacks: they begin by doing nothing.
+    `added` are the places of layers that the earlier tower lacks: they begin by doing nothing. Its projection is not taken.
     """
-    tower, theirs = student.image, first.vision_model.state_dict()
-    vision = "embeddings"
+    kept = [number for number in range(student.sizes.image_layers) if number not in added]
+    own = weights_of(first, "image", student, kept)
+    del own["image.project.weight"]
+    student.load_state_dict(student.state_dict() | own)
     with torch.no_grad():
-        tower.embed.weight.copy_(for_patches(theirs[f"{vision}.patch_embedding.weight"], tower.patch))
-        tower.cls.copy_(theirs[f"{vision}.class_embedding"])
-        tower.positions.copy_(resized_positions(theirs[f"{vision}.position_embedding.weight"], tower.grid))
-        for kind in ("weight", "bias"):
-            getattr(tower.norm_in, kind).copy_(theirs[f"pre_layrnorm.{kind}"])
-            getattr(tower.norm_out, kind).copy_(theirs[f"post_layernorm.{kind}"])
-        number = 0
-        for place, block in enumerate(tower.blocks):
-            if place in added:
-                block.out.weight.zero_()
-                block.fc2.weight.zero_()
-                continue
-            stem = f"encoder.layers.{number}"
-            number += 1
-            for kind in ("weight", "bias"):
-                parts = [theirs[f"{stem}.self_attn.{which}_proj.{kind}"] for which in "qkv"]
-                getattr(block.qkv, kind).copy_(torch.cat(parts))
-                for own, name in (("out", "self_attn.out_proj"), ("fc1", "mlp.fc1"), ("fc2", "mlp.fc2"),
-                                  ("norm1", "layer_norm1"), ("norm2", "layer_norm2")):  # fmt: skip
-                    getattr(getattr(block, own), kind).copy_(theirs[f"{stem}.{name}.{kind}"])
+        for number in added:
+            student.image.blocks[number].out.weight.zero_()
+            student.image.blocks[number].fc2.weight.zero_()
 
 
 def go_on_from(student: Student, model: CLIPModel) -> None:
     """Let the student begin as a model that `to_clip` made of one like it, or of one with patches of another size."""
-    theirs, own = model.state_dict(), {"logit_scale": model.logit_scale.detach()}
-    for tower, there in (("image", "vision_model"), ("text", "text_model")):
-        for number in range(len(getattr(student, tower).blocks)):
-            stem = f"{there}.encoder.layers.{number}"
-            for kind in ("weight", "bias"):
-                parts = [theirs[f"{stem}.self_attn.{which}_proj.{kind}"] for which in "qkv"]
-                own[f"{tower}.blocks.{number}.qkv.{kind}"] = torch.cat(parts)
-                for layer, place in PLACES.items():
-                    own[f"{tower}.blocks.{number}.{layer}.{kind}"] = theirs[f"{stem}.{place}.{kind}"]
-    own |= {name: theirs[place] for name, place in TOP.items()}
-    own["image.embed.weight"] = for_patches(own["image.embed.weight"], student.image.patch)
-    own["image.positions"] = resized_positions(own["image.positions"], student.image.grid)
-    student.load_state_dict(own)
+    s = student.sizes
+    image = weights_of(model, "image", student, list(range(s.image_layers)))
+    text = weights_of(model, "text", student, list(range(s.text_layers)))
+    student.load_state_dict({"logit_scale": model.logit_scale.detach(), **image, **text})
